@@ -1,0 +1,63 @@
+"""The options of an engine. Frozen; checked when made."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nearfield.core.errors import ConfigError
+
+DType = Literal["bf16", "fp16", "fp32"]
+DTYPES: tuple[DType, ...] = ("bf16", "fp16", "fp32")
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How an engine uses the machine.
+
+    dtype: of weights, activations and K/V. kv_memory: bytes of the KV cache, allocated once.
+    max_seqs: rows in a step at most. max_context: tokens of one request at most, prompt and answer
+    (None: what the model and the cache hold). max_step_tokens: tokens computed in one step at most,
+    the chunk of chunked prefill. max_waiting: requests that may queue. prefix_cache: share prefixes.
+    """
+
+    dtype: DType = "bf16"
+    kv_memory: int = 1 << 30
+    page_size: int = 16
+    max_seqs: int = 64
+    max_context: int | None = None
+    max_step_tokens: int = 512
+    max_waiting: int = 1024
+    prefix_cache: bool = True
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        for name in ("kv_memory", "page_size", "max_seqs", "max_step_tokens", "max_waiting"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_context is not None and self.max_context < 1:
+            raise ConfigError(f"max_context must be at least 1, got {self.max_context}")
+
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9,
+          "kib": 2**10, "mib": 2**20, "gib": 2**30, "k": 2**10, "m": 2**20, "g": 2**30}
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size such as 4GiB, 512MiB, 1.5GB or 1048576 as bytes. Raises ConfigError."""
+    number = text.strip().rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
+    unit = text.strip()[len(number):].strip().lower()
+    try:
+        value = float(number) * _UNITS[unit]
+    except (ValueError, KeyError):
+        raise ConfigError(f"{text!r} is not a size; write it like 4GiB or 512MiB") from None
+    if not 0 < value < 2**63:
+        raise ConfigError(f"{text!r} is not a usable size; write it like 4GiB or 512MiB")
+    return int(value)
+
+
+def format_bytes(count: int) -> str:
+    """Write a number of bytes for people: 1.50 GiB, 3.2 MiB."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} B"
