@@ -1,7 +1,7 @@
 """The errors a user can meet. Each message names the thing, the place and the remedy."""
 
-from difflib import get_close_matches
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class NearfieldError(Exception):

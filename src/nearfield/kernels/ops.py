@@ -5,7 +5,7 @@ H query heads, G key/value heads (H % G == 0), d head size, V vocabulary, P page
 A backend is a module with functions of these names; `select.build` binds them into an `OpTable`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -35,30 +35,54 @@ class KVLayer:
 @dataclass(frozen=True)
 class AttnRow:
     """A row of a step, as attention sees it: tokens offset .. offset+length-1 of the step are
-    positions start .. start+length-1 of a sequence whose K/V lie in `pages` (see core.plan.Row)."""
+    positions start .. start+length-1 of a sequence whose K/V lie in `pages` [N] int64."""
 
     offset: int
     length: int
     start: int
-    pages: tuple[int, ...]
+    pages: Tensor
+
+
+@dataclass(frozen=True)
+class DecodeGroup:
+    """Rows of length 1 with contexts of similar length, attended as one batch.
+
+    index [B]: their tokens in the step. pages [B, N]: page tables, padded with page 0.
+    lengths [B]: positions to attend to, the new one included. All int64.
+    """
+
+    index: Tensor
+    pages: Tensor
+    lengths: Tensor
 
 
 @dataclass(frozen=True)
 class AttnPlan:
     """What attention needs of a step, made once and used by every layer.
 
-    `slots` [T] int64: where each token's K/V go, as page * P + place in page; None when there is no
-    cache, as in training: then K and V of the step itself are attended, each row by itself.
-    `decode` are the rows of length 1, batched: their token indices [B], page table [B, N] (padded
-    with page 0) and lengths [B]; `chunks` are the others.
+    `slots` [T] int64: where each token's K/V go, as page * P + place in page. It is None when there
+    is no cache, as in training: then `chunks` alone are set, and each row attends to itself.
     """
 
-    page_size: int
     slots: Tensor | None
     chunks: tuple[AttnRow, ...]
-    decode_index: Tensor
-    decode_pages: Tensor
-    decode_lengths: Tensor
+    decodes: tuple[DecodeGroup, ...] = ()
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """How to choose one token from one row of logits: a row's share of core.SamplingParams.
+
+    `seed`, `position` and `sample_index` are the key and the counter of the row's random number.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    seed: int
+    position: int
+    sample_index: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,26 +95,7 @@ class OpTable:
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     rope: Callable[[Tensor, Tensor, Tensor], Tensor]
     silu_mul: Callable[[Tensor], Tensor]
-    store_kv: Callable[[KVLayer, Tensor, Tensor, AttnPlan], None]
-    attend: Callable[[Tensor, KVLayer, AttnPlan, float, int | None], Tensor]
-    attend_dense: Callable[[Tensor, Tensor, Tensor, AttnPlan, float, int | None], Tensor]
-    sample: Callable[[Tensor, "SampleRow"], int]
-
-
-@dataclass(frozen=True)
-class SampleRow:
-    """How to choose one token from one row of logits: a row's share of core.SamplingParams.
-
-    `key` and `counter` are Philox's: the request's seed, and (position, sample index).
-    """
-
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    key: int
-    position: int
-    sample_index: int = 0
-
-
-__all__ = ["AttnPlan", "AttnRow", "KVLayer", "OpTable", "PackedWeight", "SampleRow"]
+    store_kv: Callable[[KVLayer, Tensor, Tensor, Tensor], None]
+    attend: Callable[[Tensor, KVLayer, AttnPlan, int | None], Tensor]
+    attend_dense: Callable[[Tensor, Tensor, Tensor, AttnPlan, int | None], Tensor]
+    sample: Callable[[Tensor, Sequence[SampleRow]], list[int]]

@@ -1,0 +1,90 @@
+"""The facts that `nearfield info` prints, gathered without reading a weight.
+
+Parameters are counted by building the model of tensors that have a shape and no bytes, so that the
+number is that of the model as it would run, and a folder with just a config.json has one too.
+"""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nearfield.cache.store import KVShape
+from nearfield.core.config import DType
+from nearfield.formats.dense import Dense
+from nearfield.kernels import select
+from nearfield.kernels.ops import OpTable
+from nearfield.models.chat_template import load_chat_template
+from nearfield.models.decoder import build_decoder
+from nearfield.models.loader import TORCH_DTYPES, find_model
+from nearfield.models.registry import read_spec
+from nearfield.models.spec import Config, ModelSpec
+from nearfield.models.tokenizer import load_tokenizer
+
+
+class ShapeSource:
+    """A weight source that counts the numbers it is asked for, and gives tensors without bytes."""
+
+    def __init__(self) -> None:
+        self.numbers = 0
+
+    def get(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A tensor of this shape on torch's meta device."""
+        tensor = torch.empty(shape, device="meta")
+        self.numbers += tensor.numel()
+        return tensor
+
+
+def describe(model: str | None, dtype: DType) -> dict[str, Any]:
+    """The facts of `model`, ready for JSON. Raises ModelError."""
+    folder = find_model(model)
+    spec = read_spec(Config.load(folder / "config.json"))
+    ops = select.build(dtype)
+    parameters = count_parameters(spec, ops)
+    return {
+        "kind": "info",
+        "model": folder.resolve().name if model is None or Path(model).is_dir() else model,
+        "folder": str(folder),
+        "architecture": spec.model_type,
+        "parameters": parameters,
+        "bytes": {name: parameters * kind.itemsize for name, kind in TORCH_DTYPES.items()},
+        "layers": spec.num_layers,
+        "hidden_size": spec.hidden_size,
+        "heads": spec.num_heads,
+        "kv_heads": spec.num_kv_heads,
+        "head_dim": spec.head_dim,
+        "context": spec.max_positions,
+        "vocab_size": spec.vocab_size,
+        "tokenizer": _tokenizer_kind(folder),
+        "chat_template": load_chat_template(folder) is not None,
+        "kv_bytes_per_token": _kv_bytes(spec),
+        "would_use": {"dtype": dtype, "threads": torch.get_num_threads(), "backend": ops.backend,
+                      "ops": _functions(ops)},
+    }
+
+
+def count_parameters(spec: ModelSpec, ops: OpTable) -> int:
+    """Numbers that the model learns; a tied head counts once."""
+    source = ShapeSource()
+    build_decoder(spec, source, ops, Dense(), positions=1)
+    return source.numbers
+
+
+def _kv_bytes(spec: ModelSpec) -> dict[str, int]:
+    token = KVShape(spec.num_layers, spec.num_kv_heads, spec.head_dim, page_size=1)
+    return {name: token.page_bytes(kind) for name, kind in TORCH_DTYPES.items()}
+
+
+def _functions(ops: OpTable) -> dict[str, str]:
+    """Each operation and the function that would compute it."""
+    bound = {field.name: getattr(ops, field.name) for field in fields(ops)}
+    return {name: f"{f.__module__}.{f.__qualname__}" for name, f in bound.items() if callable(f)}
+
+
+def _tokenizer_kind(folder: Path) -> str | None:
+    """What reads the folder's tokenizer, or None where it has none."""
+    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        return None
+    return type(load_tokenizer(folder)).__name__

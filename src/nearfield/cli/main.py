@@ -1,0 +1,114 @@
+"""`nearfield COMMAND ...`: finds the command's module, reads its options, runs it.
+
+A command is a module with HELP, add_arguments and run; a group of commands is a module with HELP and
+COMMANDS. A module is imported when its command is named, and imports what is heavy when it runs, so
+that `nearfield --help` answers at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import version
+from typing import NoReturn, Protocol, cast
+
+from nearfield.core.errors import ConfigError, NearfieldError, nearest
+
+COMMANDS = {
+    "serve": "nearfield.cli.serve",
+    "chat": "nearfield.cli.chat",
+    "generate": "nearfield.cli.generate",
+    "bench": "nearfield.cli.bench",
+    "info": "nearfield.cli.info",
+}
+DESCRIPTION = "Serve open language models fast on the machine at hand."
+INTERRUPTED = 130
+"""The shell's exit status for a program that Ctrl-C ended: 128 + SIGINT."""
+
+
+class Command(Protocol):
+    """What a command's module holds. `run` returns the exit status."""
+
+    HELP: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def run(self, args: argparse.Namespace) -> int: ...
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with Nearfield's way to report: one line that names the thing, and exit status 2."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+    def options(self) -> list[str]:
+        """Every spelling of every option."""
+        return list(self._option_string_actions)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (sys.argv without the program's name) and return the exit status."""
+    try:
+        status = _dispatch("nearfield", DESCRIPTION, COMMANDS, sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return status
+    except NearfieldError as error:
+        print(f"nearfield: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader is gone. Python flushes stdout once more at exit, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _dispatch(prog: str, description: str, commands: Mapping[str, str], argv: Sequence[str]) -> int:
+    """Hand the words after a command's name to its module."""
+    name = argv[0] if argv else "--help"
+    if name in ("-h", "--help"):
+        print(_overview(prog, description, commands))
+        return 0 if argv else 2
+    if name == "--version" and prog == "nearfield":
+        print(f"nearfield {version('nearfield')}")
+        return 0
+    if name not in commands:
+        kind = "option" if name.startswith("-") else "command"
+        known = [*commands, "--help", "--version"]
+        raise ConfigError(f"unknown {kind} {name!r}{nearest(name, known)}; see {prog} --help")
+    module = import_module(commands[name])
+    prog = f"{prog} {name}"
+    if group := getattr(module, "COMMANDS", None):
+        return _dispatch(prog, module.HELP, group, argv[1:])
+    return _run(prog, cast(Command, module), argv[1:])
+
+
+def _run(prog: str, command: Command, argv: Sequence[str]) -> int:
+    parser = Parser(prog, command.HELP)
+    command.add_arguments(parser)
+    _refuse_unknown(parser, argv)
+    return command.run(parser.parse_args(argv))
+
+
+def _refuse_unknown(parser: Parser, argv: Sequence[str]) -> None:
+    """Name an unknown option before argparse complains of what is missing because of it."""
+    known = parser.options()
+    for word in argv:
+        name = word.partition("=")[0]
+        if word == "--":
+            return
+        if name.startswith("--") and name not in known:
+            parser.error(f"unknown option {name!r}{nearest(name, known)}")
+
+
+def _overview(prog: str, description: str, commands: Mapping[str, str]) -> str:
+    """The help of a group: its commands, a line for each."""
+    width = max(map(len, commands))
+    rows = [f"  {name:<{width}}  {import_module(module).HELP}" for name, module in commands.items()]
+    more = f"{prog} COMMAND --help tells a command's options."
+    return "\n".join([f"usage: {prog} COMMAND ...", "", description, "", *rows, "", more])

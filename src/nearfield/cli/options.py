@@ -1,0 +1,81 @@
+"""Options that several commands share, and the types that read their values."""
+
+import argparse
+from typing import Any
+
+from nearfield.core.config import DTYPES, EngineConfig, parse_bytes
+from nearfield.core.errors import ConfigError
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas: 1,8,16."""
+    return tuple(count(part.strip()) for part in text.split(","))
+
+
+def size(text: str) -> int:
+    """A number of bytes: 4GiB, 512MiB."""
+    try:
+        return parse_bytes(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """MODEL, which may be left out."""
+    parser.add_argument("model", metavar="MODEL", nargs="?",
+                        help="a model's folder or hub id (default: the pocket model that ships inside)")
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """--dtype alone, for the commands that size everything else themselves."""
+    parser.add_argument("--dtype", choices=DTYPES, default=EngineConfig.dtype,
+                        help="of weights, activations and KV cache (default: %(default)s)")
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """The options of an engine; `engine_options` reads them."""
+    add_dtype(parser)
+    parser.add_argument("--kv-memory", metavar="SIZE", type=size,
+                        help="bytes of the KV cache, such as 4GiB, allocated once (default: 1GiB)")
+    parser.add_argument("--max-seqs", metavar="N", type=count,
+                        help="requests in one step at most (default: 64)")
+    parser.add_argument("--max-context", metavar="N", type=count,
+                        help="tokens of one request at most, prompt and answer (default: what fits)")
+
+
+def engine_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The engine's options that were given, by their names in EngineConfig and LLM."""
+    return _set({name: getattr(args, name) for name in ("dtype", "kv_memory", "max_seqs", "max_context")})
+
+
+def add_sampling(parser: argparse.ArgumentParser, max_tokens: int) -> None:
+    """The options of an answer; `sampling_options` reads them. The model's folder decides the rest."""
+    parser.add_argument("--max-tokens", metavar="N", type=count, default=max_tokens,
+                        help="tokens of an answer at most (default: %(default)s)")
+    parser.add_argument("--temperature", metavar="T", type=float,
+                        help="0 takes the likeliest token every time")
+    parser.add_argument("--top-p", metavar="P", type=float,
+                        help="sample among the likeliest that add up to P")
+    parser.add_argument("--top-k", metavar="K", type=int, help="sample among the K likeliest")
+    parser.add_argument("--seed", metavar="N", type=int, help="the same seed gives the same answer")
+
+
+def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The sampling options that were given, by their names in SamplingParams."""
+    names = ("max_tokens", "temperature", "top_p", "top_k", "seed")
+    return _set({name: getattr(args, name) for name in names})
+
+
+def _set(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,69 @@
+"""From a model's name to an engine that is ready to serve it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Never
+
+from tqdm import tqdm
+
+from nearfield.cache.store import DenseKV, KVShape
+from nearfield.core.config import EngineConfig
+from nearfield.engine.engine import Engine, context_limit
+from nearfield.kernels import select
+from nearfield.kernels.ops import OpTable
+from nearfield.models.chat_template import ChatTemplate, load_chat_template
+from nearfield.models.decoder import Decoder
+from nearfield.models.generation import GenerationDefaults, read_generation
+from nearfield.models.loader import TORCH_DTYPES, find_model, load_decoder
+from nearfield.models.registry import read_spec
+from nearfield.models.spec import Config, ModelSpec
+from nearfield.models.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model made ready: the engine and what stands around it. `kv_bytes`: the cache's size."""
+
+    name: str
+    folder: Path
+    spec: ModelSpec
+    engine: Engine
+    model: Decoder
+    ops: OpTable
+    tokenizer: Tokenizer | None
+    template: ChatTemplate | None
+    generation: GenerationDefaults
+    kv_bytes: int
+
+
+def load_engine(model: str | Path | None, config: EngineConfig, *, random_weights: bool = False,
+                tokenizer: bool = True, progress: bool = False) -> Loaded:
+    """Load the model (None: the pocket model) and build an engine of `config` around it.
+
+    random_weights needs only a config.json. tokenizer=False leaves tokenizer and template out.
+    Raises ModelError for a folder that cannot be used, ConfigError for options that do not fit it.
+    """
+    folder = find_model(model)
+    spec = read_spec(Config.load(folder / "config.json"))
+    words = load_tokenizer(folder) if tokenizer else None
+    generation = read_generation(folder)
+    shape = KVShape(spec.num_layers, spec.num_kv_heads, spec.head_dim, config.page_size)
+    kv = DenseKV(shape, config.kv_memory, TORCH_DTYPES[config.dtype])
+    ops = select.build(config.dtype)
+    positions = context_limit(spec, config, kv.num_pages * config.page_size)
+    with tqdm(total=spec.num_layers, desc="loading", unit="layer", disable=not progress, leave=False) as bar:
+        decoder = load_decoder(folder, spec, ops, config.dtype, positions, random_weights=random_weights,
+                               progress=lambda done, total: _show(bar, done))
+    eos = generation.eos_ids + (words.eos_ids if words is not None else ())
+    engine = Engine(decoder, kv, ops, config, words, tuple(dict.fromkeys(eos)))
+    return Loaded(_served_name(model, folder), folder, spec, engine, decoder, ops, words,
+                  load_chat_template(folder) if tokenizer else None, generation, kv.nbytes)
+
+
+def _show(bar: "tqdm[Never]", done: int) -> None:
+    bar.update(done - bar.n)
+
+
+def _served_name(model: str | Path | None, folder: Path) -> str:
+    """The name that clients use: the hub id as it was given, or the folder's name."""
+    return str(model) if model is not None and not Path(model).expanduser().is_dir() else folder.resolve().name

@@ -1,0 +1,217 @@
+"""The engine: requests in, outputs out, one step at a time. Not thread-safe; see loop.py.
+
+A step is four statements: plan, run, sample, commit.
+"""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nearfield.cache.manager import CacheManager
+from nearfield.cache.store import KVStore
+from nearfield.core.config import EngineConfig
+from nearfield.core.errors import ConfigError, ContextLengthError, InvalidRequestError
+from nearfield.core.plan import StepPlan
+from nearfield.core.request import EngineStats, Output, Request, TokenLogprob
+from nearfield.core.types import FinishReason, RequestId, TokenId
+from nearfield.engine.pace import Pace
+from nearfield.engine.runner import Runner, StepResult
+from nearfield.engine.sampler import SampleInput, Sampler
+from nearfield.engine.scheduler import Scheduler
+from nearfield.engine.text import TextStream
+from nearfield.kernels.ops import OpTable
+from nearfield.models.decoder import Decoder
+from nearfield.models.spec import ModelSpec
+from nearfield.models.tokenizer import Tokenizer
+
+Sampled = list[tuple[TokenId, TokenLogprob | None]]
+
+
+@dataclass
+class _Answer:
+    """What the engine keeps of a request beside its tokens, which are the scheduler's."""
+
+    request: Request
+    seed: int
+    limit: int
+    text: TextStream | None
+    scores: list[float] = field(default_factory=list)
+
+
+@dataclass
+class _Counters:
+    steps: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    max_batch: int = 0
+
+
+def context_limit(spec: ModelSpec, config: EngineConfig, capacity: int) -> int:
+    """Tokens of one request at most: what was asked for, what the model knows, what the cache holds.
+
+    Raises ConfigError when more was asked for than the model knows.
+    """
+    if config.max_context is not None and config.max_context > spec.max_positions:
+        raise ConfigError(f"max_context {config.max_context} is above the {spec.max_positions} positions "
+                          "that the model knows")
+    return min(config.max_context or spec.max_positions, spec.max_positions, capacity)
+
+
+class Engine:
+    """A model with its cache, scheduler and sampler.
+
+    `eos_ids` end an answer. Without a tokenizer, outputs have token ids and no text.
+    """
+
+    def __init__(self, model: Decoder, kv: KVStore, ops: OpTable, config: EngineConfig,
+                 tokenizer: Tokenizer | None, eos_ids: tuple[TokenId, ...] = ()) -> None:
+        self._cache = CacheManager(kv.num_pages, config.page_size, prefix=config.prefix_cache)
+        self._scheduler = Scheduler(self._cache, Pace(config.max_step_tokens),
+                                    max_seqs=config.max_seqs, max_waiting=config.max_waiting)
+        self._runner = Runner(model, kv, config.page_size)
+        self._sampler = Sampler(ops)
+        self._tokenizer, self._eos = tokenizer, frozenset(eos_ids)
+        self._answers: dict[RequestId, _Answer] = {}
+        self._counters = _Counters()
+        self.config = config
+        self.max_context = context_limit(model.spec, config, self._cache.capacity)
+        self.vocab_size = model.spec.vocab_size
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is waiting or running."""
+        return bool(self._answers)
+
+    def validate(self, request: Request) -> None:
+        """Raise InvalidRequestError or ContextLengthError if the request can never be served.
+
+        Looks only at what never changes, so that any thread may call it.
+        """
+        p, vocab = request.params, self.vocab_size
+        if not request.prompt_ids:
+            raise InvalidRequestError("the prompt is empty; give at least one token", "prompt")
+        _check_ids("prompt", request.prompt_ids, vocab)
+        _check_ids("stop_token_ids", p.stop_token_ids, vocab)
+        _check_ids("logit_bias", tuple(p.logit_bias), vocab)
+        if p.stop and self._tokenizer is None:
+            raise InvalidRequestError("stop strings need a tokenizer; use stop_token_ids", "stop")
+        prompt, room = len(request.prompt_ids), self.max_context - len(request.prompt_ids)
+        wanted = 0 if request.score else p.max_tokens or 1
+        if wanted > room:
+            raise ContextLengthError(
+                f"the prompt has {prompt} tokens and max_tokens asks for {wanted} more, which is over the "
+                f"context length of {self.max_context} tokens; shorten the prompt or lower max_tokens"
+                if room > 0 else f"the prompt has {prompt} tokens, which leaves no room in the context length "
+                f"of {self.max_context} tokens; shorten the prompt", "prompt")
+
+    def add(self, request: Request) -> None:
+        """Queue a request. Raises as `validate`, and QueueFullError."""
+        self.validate(request)
+        if request.request_id in self._answers:
+            raise InvalidRequestError(f"request id {request.request_id} is in use", "request_id")
+        self._scheduler.add(request)
+        p = request.params
+        text = TextStream(self._tokenizer, p) if self._tokenizer is not None else None
+        self._answers[request.request_id] = _Answer(
+            request, secrets.randbits(64) if p.seed is None else p.seed,
+            p.max_tokens or self.max_context - len(request.prompt_ids), text)
+
+    def cancel(self, request_id: RequestId) -> None:
+        """Forget a request and free what it holds; one that is not there is no error."""
+        if self._answers.pop(request_id, None) is not None:
+            self._scheduler.finish(request_id)
+
+    def step(self) -> list[Output]:
+        """Advance every request that the step has room for; what came of it, by request."""
+        plan = self._scheduler.plan()
+        result = self._runner.run(plan, self._score_targets(plan))
+        sampled = self._sampler.sample(result.logits, self._sample_inputs(plan))
+        return self._commit(plan, result, sampled)
+
+    def stats(self) -> EngineStats:
+        """Figures of this moment."""
+        s, cache, c = self._scheduler, self._cache, self._counters
+        return EngineStats(
+            running=s.running, waiting=s.waiting, pages_total=cache.total, pages_free=cache.free,
+            pages_cached=cache.cached, steps=c.steps, preemptions=s.preemptions,
+            prompt_tokens=c.prompt_tokens, cached_tokens=c.cached_tokens,
+            generated_tokens=c.generated_tokens, max_batch=c.max_batch)
+
+    def check(self) -> None:
+        """Prove the invariants of scheduler and cache; for tests and idle moments."""
+        self._scheduler.check()
+
+    def _score_targets(self, plan: StepPlan) -> Mapping[RequestId, tuple[TokenId, ...]]:
+        return {row.request_id: self._answers[row.request_id].request.prompt_ids[row.start + 1:row.end + 1]
+                for row in plan.rows if row.score}
+
+    def _sample_inputs(self, plan: StepPlan) -> list[SampleInput]:
+        return [self._sample_input(row.request_id) for row in plan.rows if row.sample]
+
+    def _sample_input(self, request_id: RequestId) -> SampleInput:
+        answer, tokens = self._answers[request_id], self._scheduler.sequence(request_id).tokens
+        p, prompt_len = answer.request.params, len(answer.request.prompt_ids)
+        early = len(tokens) - prompt_len < p.min_tokens
+        banned = (*self._eos, *p.stop_token_ids) if early else ()
+        return SampleInput(answer.request, answer.seed, tokens, prompt_len, banned)
+
+    def _commit(self, plan: StepPlan, result: StepResult, sampled: Sampled) -> list[Output]:
+        drawn = dict(zip((row.request_id for row in plan.rows if row.sample), sampled, strict=True))
+        self._count(plan, len(drawn))
+        self._scheduler.commit(plan, {rid: token for rid, (token, _) in drawn.items()})
+        outputs = [self._advance(rid, token, logprob) for rid, (token, logprob) in drawn.items()]
+        outputs += [output for row in plan.rows if row.score
+                    for output in self._score(row.request_id, result.scores[row.request_id], row.end)]
+        for output in outputs:
+            if output.finish_reason is not None:
+                self._scheduler.finish(output.request_id)
+                del self._answers[output.request_id]
+        return outputs
+
+    def _advance(self, request_id: RequestId, token: TokenId, logprob: TokenLogprob | None) -> Output:
+        answer, sequence = self._answers[request_id], self._scheduler.sequence(request_id)
+        p, prompt_len = answer.request.params, len(answer.request.prompt_ids)
+        count = len(sequence.tokens) - prompt_len
+        if count == 1:
+            self._counters.prompt_tokens += prompt_len
+            self._counters.cached_tokens += sequence.cached_tokens or 0
+        ends = token in p.stop_token_ids or (token in self._eos and not p.ignore_eos)
+        text = self._text(answer, token, ends)
+        stopped = answer.text.stopped if answer.text is not None else None
+        reason = None
+        if ends or stopped is not None:
+            reason = FinishReason.STOP
+        elif count >= answer.limit:
+            reason = FinishReason.LENGTH
+        if reason is not None and answer.text is not None:
+            text += answer.text.finish()
+        return Output(request_id, (token,), text, () if logprob is None else (logprob,), reason,
+                      prompt_len, sequence.cached_tokens or 0, count, stop_text=stopped)
+
+    def _text(self, answer: _Answer, token: TokenId, ends: bool) -> str:
+        """The text that a token brings. A token that ends the answer brings none, unless it is asked for."""
+        shown = not ends or (answer.request.params.include_stop_str_in_output and token not in self._eos)
+        return answer.text.push(token) if answer.text is not None and shown else ""
+
+    def _score(self, request_id: RequestId, scores: list[float], end: int) -> list[Output]:
+        answer = self._answers[request_id]
+        answer.scores += scores
+        prompt_len = len(answer.request.prompt_ids)
+        if end < prompt_len:
+            return []
+        return [Output(request_id, finish_reason=FinishReason.LENGTH, prompt_tokens=prompt_len,
+                       scores=tuple(answer.scores))]
+
+    def _count(self, plan: StepPlan, sampled: int) -> None:
+        c = self._counters
+        c.steps += 1
+        c.generated_tokens += sampled
+        c.max_batch = max(c.max_batch, len(plan.rows))
+
+
+def _check_ids(name: str, ids: tuple[TokenId, ...], vocab_size: int) -> None:
+    """Ids must index the logits: one beyond them would read or bias another row's memory."""
+    if ids and not (0 <= min(ids) and max(ids) < vocab_size):
+        bad = next(i for i in ids if not 0 <= i < vocab_size)
+        raise InvalidRequestError(f"{name}: token id {bad} is outside the vocabulary of {vocab_size}", name)

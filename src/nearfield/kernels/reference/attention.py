@@ -1,0 +1,99 @@
+"""Attention over paged K/V: storing new keys and values, and attending to all of a sequence.
+
+Rows of length 1 with contexts of similar length are gathered into one batch (decode); longer rows
+are attended one by one (chunks of a prompt). Query heads that share a key/value head are folded
+into the query's rows in decode, so that K and V are never repeated.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nearfield.kernels.ops import AttnPlan, AttnRow, DecodeGroup, KVLayer
+
+
+def store_kv(layer: KVLayer, k: Tensor, v: Tensor, slots: Tensor) -> None:
+    """Write k, v [T, G, d] to the places `slots` [T] (page * P + place) of the layer, in place."""
+    page_size = layer.k.shape[2]
+    page, place = slots // page_size, slots % page_size
+    layer.k[page, :, place] = k
+    layer.v[page, :, place] = v
+
+
+def attend(q: Tensor, layer: KVLayer, plan: AttnPlan, window: int | None) -> Tensor:
+    """Causal attention of q [T, H, d] over the layer's pages, scaled by 1/sqrt(d): [T, H, d].
+
+    Each token sees the positions of its own sequence up to its own, the last `window` of them if
+    given (Mistral's sliding window: position i sees j with i - window < j <= i).
+    """
+    out = torch.empty_like(q)
+    for row in plan.chunks:
+        out[row.offset:row.offset + row.length] = _attend_chunk(q, layer, row, window)
+    for group in plan.decodes:
+        out[group.index] = _attend_decode(q[group.index], layer, group, window)
+    return out
+
+
+def attend_dense(q: Tensor, k: Tensor, v: Tensor, plan: AttnPlan, window: int | None) -> Tensor:
+    """`attend` without a cache: each row of plan.chunks attends to its own k, v [T, G, d]. For training.
+
+    Rows of one length are one batch.
+    """
+    lengths = {row.length for row in plan.chunks}
+    if len(lengths) == 1:
+        return _attend_batch(q, k, v, lengths.pop(), window)
+    spans = [slice(row.offset, row.offset + row.length) for row in plan.chunks]
+    return torch.cat([_attend_batch(q[s], k[s], v[s], s.stop - s.start, window) for s in spans])
+
+
+def _attend_batch(q: Tensor, k: Tensor, v: Tensor, length: int, window: int | None) -> Tensor:
+    """Rows of `length` tokens, end to end, each attending to itself."""
+    def rows(x: Tensor) -> Tensor:
+        return x.view(-1, length, *x.shape[1:]).transpose(1, 2)   # [B, heads, T, d]
+
+    return _causal(rows(q), rows(k), rows(v), 0, window).transpose(1, 2).flatten(0, 1)
+
+
+def _attend_chunk(q: Tensor, layer: KVLayer, row: AttnRow, window: int | None) -> Tensor:
+    page_size = layer.k.shape[2]
+    first = 0 if window is None else max(0, row.start + 1 - window) // page_size
+    length = row.start + row.length - first * page_size
+    pages = row.pages[None, first:]
+    k = _gather(layer.k, pages)[:, :, :length]                    # [1, G, L, d]
+    v = _gather(layer.v, pages)[:, :, :length]
+    rows = q[row.offset:row.offset + row.length].transpose(0, 1).unsqueeze(0)   # [1, H, T, d]
+    out = _causal(rows, k, v, row.start - first * page_size, window)
+    return out.squeeze(0).transpose(0, 1)
+
+
+def _attend_decode(q: Tensor, layer: KVLayer, group: DecodeGroup, window: int | None) -> Tensor:
+    k, v = _gather(layer.k, group.pages), _gather(layer.v, group.pages)   # [B, G, L, d]
+    batch, kv_heads, length, size = k.shape
+    position = torch.arange(length, device=q.device)
+    mask = position < group.lengths[:, None]
+    if window is not None:
+        mask &= position >= group.lengths[:, None] - window
+    rows = q.view(batch, kv_heads, -1, size)                      # [B, G, H/G, d]
+    return F.scaled_dot_product_attention(rows, k, v, mask[:, None, None, :]).view(q.shape)
+
+
+def _gather(cache: Tensor, pages: Tensor) -> Tensor:
+    """K or V [pages, G, P, d] of the page tables [B, N], laid end to end: [B, G, N * P, d]."""
+    _, kv_heads, page_size, size = cache.shape
+    heads = torch.arange(kv_heads, device=pages.device)
+    index = pages[:, None, :] * kv_heads + heads[:, None]         # [B, G, N]
+    rows = cache.view(-1, page_size * size).index_select(0, index.flatten())
+    return rows.view(pages.shape[0], kv_heads, -1, size)
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor, start: int, window: int | None) -> Tensor:
+    """q [B, H, T, d] at positions start .. start+T-1 over k, v [B, G, L, d] at 0 .. L-1."""
+    gqa = q.shape[1] != k.shape[1]
+    if start == 0 and (window is None or window >= k.shape[2]):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=gqa)
+    i = torch.arange(start, start + q.shape[2], device=q.device)[:, None]
+    j = torch.arange(k.shape[2], device=q.device)
+    mask = j <= i
+    if window is not None:
+        mask &= j > i - window
+    return F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=gqa)

@@ -1,0 +1,53 @@
+"""Rotary position embedding: the angles of every position, computed once.
+
+Scalings: none, "linear" (Chen et al. 2023: positions divided by a factor), and "llama3" (Llama 3.1:
+low frequencies divided by a factor, high ones kept, a smooth ramp between).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RopeSpec:
+    """How a model rotates: base `theta`, and its scaling with the numbers that scaling needs."""
+
+    theta: float = 10000.0
+    scaling: str = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_positions: int = 8192
+
+
+def frequencies(spec: RopeSpec, head_dim: int) -> Tensor:
+    """Angle per position of each pair: [head_dim / 2] float64."""
+    exponent = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+    freq = spec.theta ** -exponent
+    if spec.scaling == "linear":
+        return freq / spec.factor
+    if spec.scaling == "llama3":
+        return _llama3(freq, spec)
+    return freq
+
+
+def _llama3(freq: Tensor, spec: RopeSpec) -> Tensor:
+    turns = spec.original_positions * freq / (2 * math.pi)   # of each pair over the original context
+    ramp = (turns - spec.low_freq_factor) / (spec.high_freq_factor - spec.low_freq_factor)
+    keep = ramp.clamp(0, 1)
+    return keep * freq + (1 - keep) * freq / spec.factor
+
+
+class Rotary:
+    """cos and sin of positions 0 .. positions-1, fp32 [positions, head_dim / 2] each."""
+
+    def __init__(self, spec: RopeSpec, head_dim: int, positions: int) -> None:
+        angles = torch.outer(torch.arange(positions, dtype=torch.float64), frequencies(spec, head_dim))
+        self._cos, self._sin = angles.cos().float(), angles.sin().float()
+
+    def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [T, head_dim / 2] of positions [T] int64."""
+        return self._cos[positions], self._sin[positions]

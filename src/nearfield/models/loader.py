@@ -1,0 +1,113 @@
+"""From a folder, or a hub id, to a model: finding the files, reading or inventing the weights."""
+
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nearfield.core.config import DType
+from nearfield.core.errors import ModelError
+from nearfield.formats.checkpoint import Checkpoint
+from nearfield.formats.dense import Dense
+from nearfield.kernels.ops import OpTable
+from nearfield.models.decoder import Decoder, WeightSource, build_decoder
+from nearfield.models.spec import ModelSpec
+
+TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
+_EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def pocket_folder() -> Path:
+    """The folder of the small model that ships with the package."""
+    return Path(str(files("nearfield") / "assets" / "pocket"))
+
+
+def find_model(model: str | Path | None) -> Path:
+    """The folder of `model`: the pocket model for None, a local folder, or a hub id.
+
+    A hub id ("owner/name") is looked up in the hub's local cache and fetched where that is allowed
+    (HF_HUB_OFFLINE and HF_HOME are respected). Raises ModelError.
+    """
+    if model is None:
+        return pocket_folder()
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelError(f"{path}: is a file; give the model's folder")
+    parts = str(model).split("/")
+    if len(parts) != 2 or not all(parts) or str(model).startswith((".", "~")):
+        raise ModelError(f"{model}: no such folder, and not a hub id of the form owner/name")
+    return _from_hub(str(model))
+
+
+def _from_hub(repo: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=_PATTERNS))
+    except LocalEntryNotFoundError:
+        raise ModelError(f"{repo}: no such folder here, not in the hub's cache, and the hub cannot be "
+                         "reached (or HF_HUB_OFFLINE is set)") from None
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ModelError(f"{repo}: cannot be fetched from the hub ({type(error).__name__}: {error})") from None
+
+
+class CheckpointSource:
+    """The weights of a folder. `unused` are the names that nobody asked for."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype, *, tied: bool) -> None:
+        self._checkpoint = Checkpoint(folder)
+        self._dtype, self._tied = dtype, tied
+        self._asked: set[str] = set()
+
+    def get(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Read a tensor. A tied checkpoint may keep its one table under either name."""
+        if self._tied and name == _EMBED and name not in self._checkpoint:
+            name = _HEAD
+        self._asked.add(name)
+        return self._checkpoint.read(name, shape, self._dtype)
+
+    def unused(self) -> list[str]:
+        """Tensors of the checkpoint that the model has no place for, save those known to be redundant."""
+        redundant = {_HEAD} if self._tied else set()
+        return [name for name in self._checkpoint.names()
+                if name not in self._asked | redundant and not name.endswith("rotary_emb.inv_freq")]
+
+
+class RandomSource:
+    """Random weights of the right shapes, for measuring speed: nothing they say makes sense."""
+
+    def __init__(self, dtype: torch.dtype, seed: int = 0) -> None:
+        self._dtype = dtype
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def get(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Ones for norms, normal numbers of deviation 0.02 for everything else."""
+        if len(shape) == 1 and name.endswith("norm.weight"):
+            return torch.ones(shape, dtype=self._dtype)
+        return torch.empty(shape, dtype=self._dtype).normal_(0, 0.02, generator=self._generator)
+
+
+def load_decoder(folder: Path, spec: ModelSpec, ops: OpTable, dtype: DType, positions: int, *,
+                 random_weights: bool = False,
+                 progress: Callable[[int, int], None] = lambda done, total: None) -> Decoder:
+    """The model in `folder`, with its weights or with random ones. Raises ModelError.
+
+    A tensor that the model has no place for is an error: it would change the answers if it were used.
+    """
+    torch_dtype = TORCH_DTYPES[dtype]
+    if random_weights:
+        source: WeightSource = RandomSource(torch_dtype)
+        return build_decoder(spec, source, ops, Dense(), positions, progress)
+    checkpoint = CheckpointSource(folder, torch_dtype, tied=spec.tie_embeddings)
+    decoder = build_decoder(spec, checkpoint, ops, Dense(), positions, progress)
+    if unused := checkpoint.unused():
+        raise ModelError(f"{folder}: {len(unused)} tensors have no place in a {spec.model_type} model "
+                         f"of this config, the first {unused[0]}")
+    return decoder

@@ -1,0 +1,89 @@
+"""Runs the application on uvicorn, and ends it: the first signal drains, the second stops at once.
+
+While it drains the server still listens: new requests get 503 with Retry-After, which tells a client more
+than a refused connection, and /ready says no. uvicorn's own handling closes the port first and leaves by
+raising the signal again; here a drained server exits with 0.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.applications import Starlette
+
+from nearfield.core.errors import ConfigError
+from nearfield.server.connection import Connection
+from nearfield.server.service import Loop
+
+DRAIN_SECONDS = 30.0
+"""What running requests get to finish after the first signal."""
+CLOSE_SECONDS = 5
+"""What finished replies get to reach their clients."""
+MAX_HEAD = 16 << 10
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket; port 0 takes a free one. Raises ConfigError when the address can not be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except (OSError, OverflowError) as error:
+        sock.close()
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"can not listen on {host}, port {port}: {reason}; choose another with --port") from None
+    return sock
+
+
+def serve(app: Starlette, sock: socket.socket, loop: Loop) -> int:
+    """Serve until a signal ends it. Returns 0 when every request was finished, 1 when some were cut off."""
+    config = uvicorn.Config(
+        app, http=Connection, ws="none", lifespan="off", access_log=False, log_config=None, server_header=False,
+        proxy_headers=False, h11_max_incomplete_event_size=MAX_HEAD, timeout_graceful_shutdown=CLOSE_SECONDS)
+    server = Server(config, loop)
+    asyncio.run(server.serve(sockets=[sock]))
+    return 0 if server.finished else 1
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with the signals that the file's head describes."""
+
+    def __init__(self, config: uvicorn.Config, loop: Loop) -> None:
+        super().__init__(config)
+        self.finished = True
+        self._loop = loop
+        self._draining: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        events = asyncio.get_running_loop()
+        for number in SIGNALS:
+            events.add_signal_handler(number, self._on_signal)
+        try:
+            yield
+        finally:
+            for number in SIGNALS:
+                events.remove_signal_handler(number)
+
+    def _on_signal(self) -> None:
+        if self._draining is None:
+            self._draining = asyncio.get_running_loop().create_task(self._drain())
+            return
+        logging.getLogger("nearfield").warning("stopping at once")
+        self.finished = False
+        self.should_exit = self.force_exit = True
+        self._loop.stop()
+
+    async def _drain(self) -> None:
+        logging.getLogger("nearfield").info("draining: running requests get %g s", DRAIN_SECONDS)
+        drained = await asyncio.to_thread(self._loop.drain, DRAIN_SECONDS)
+        self.finished = self.finished and drained
+        # Clients whose request was cut off hear of it before the connections close.
+        await asyncio.to_thread(self._loop.stop)
+        self.should_exit = True

@@ -1,0 +1,49 @@
+"""What every test may ask for: the shared data, the pocket model, and a machine left as it was found."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from nearfield.engine.build import Loaded
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _torch_threads() -> None:
+    """Two threads at most: timings and float sums of a test should not hang on the size of the machine."""
+    import torch
+
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of shared material: $NEARFIELD_SHARED, or shared/data beside the checkout."""
+    named = os.environ.get("NEARFIELD_SHARED")
+    folder = Path(named) if named else ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the shared data is not at {folder}; set NEARFIELD_SHARED to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pocket() -> Path:
+    """The folder of the pocket model that ships with the package."""
+    folder = ROOT / "src" / "nearfield" / "assets" / "pocket"
+    if not (folder / "model.safetensors").is_file():
+        pytest.skip(f"the pocket model is not at {folder}; make it with scripts/train_pocket.py")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded_pocket(pocket: Path) -> "Loaded":
+    """The pocket model in an fp32 engine, one for each test file: a test leaves no request behind."""
+    from nearfield.core.config import EngineConfig
+    from nearfield.engine.build import load_engine
+
+    config = EngineConfig(dtype="fp32", kv_memory=64 << 20, max_seqs=16, max_step_tokens=128)
+    return load_engine(pocket, config)

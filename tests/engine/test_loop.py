@@ -1,0 +1,148 @@
+"""The engine's thread: answers arrive, cancellations count, failures stay with their requests."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from queue import Queue
+from typing import Any
+
+import pytest
+
+from nearfield.core.errors import EngineStoppedError, InvalidRequestError, NearfieldError, QueueFullError
+from nearfield.core.request import Output, Request, SamplingParams
+from nearfield.core.types import FinishReason
+from nearfield.engine.build import Loaded
+from nearfield.engine.loop import EngineLoop
+
+PARAMS = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True)
+WAIT = 60.0
+
+
+class Inbox:
+    """Collects what a request gets."""
+
+    def __init__(self) -> None:
+        self.queue: Queue[Output | NearfieldError] = Queue()
+
+    def __call__(self, message: Output | NearfieldError) -> None:
+        self.queue.put(message)
+
+    def all(self) -> list[Output | NearfieldError]:
+        got: list[Output | NearfieldError] = []
+        while not got or (isinstance(got[-1], Output) and got[-1].finish_reason is None):
+            got.append(self.queue.get(timeout=WAIT))
+        return got
+
+
+@pytest.fixture
+def loop(loaded_pocket: Loaded) -> Iterator[EngineLoop]:
+    loop = EngineLoop(loaded_pocket.engine)
+    loop.start()
+    yield loop
+    loop.stop()
+    assert not loop.alive and not loaded_pocket.engine.has_work
+    loaded_pocket.engine.check()
+
+
+def request(name: str, **change: Any) -> Request:
+    return Request(name, tuple(range(10, 50)), replace(PARAMS, **change))
+
+
+def test_many_threads_submit_and_all_are_answered(loop: EngineLoop) -> None:
+    boxes = {f"{t}-{i}": Inbox() for t in range(4) for i in range(5)}
+
+    def submit(t: int) -> None:
+        for i in range(5):
+            loop.submit(request(f"{t}-{i}"), boxes[f"{t}-{i}"])
+
+    threads = [threading.Thread(target=submit, args=(t,)) for t in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    answers = {tuple(token for o in box.all() if isinstance(o, Output) for token in o.token_ids)
+               for box in boxes.values()}
+    assert len(answers) == 1 and len(answers.pop()) == 8
+
+
+def test_a_cancelled_request_is_heard_of_no_more(loop: EngineLoop) -> None:
+    box, other = Inbox(), Inbox()
+    loop.submit(request("long", max_tokens=1500), box)
+    box.queue.get(timeout=WAIT)
+    loop.cancel("long")
+    loop.cancel("never there")
+    loop.submit(request("next"), other)
+    assert isinstance(other.all()[-1], Output)
+    seen = box.queue.qsize()
+    loop.submit(request("last"), other)
+    other.all()
+    assert box.queue.qsize() == seen < 1400
+    assert loop.stats().running == 0
+
+
+def test_bad_requests_are_refused_in_the_callers_thread(loop: EngineLoop) -> None:
+    with pytest.raises(InvalidRequestError, match="outside the vocabulary"):
+        loop.submit(replace(request("r"), prompt_ids=(10**8,)), Inbox())
+
+
+def test_a_request_id_in_use_is_refused_and_harms_nobody(loop: EngineLoop) -> None:
+    first = Inbox()
+    loop.submit(request("r", max_tokens=200), first)
+    first.queue.get(timeout=WAIT)
+    with pytest.raises(InvalidRequestError, match="in use"):
+        loop.submit(request("r"), Inbox())
+    last = first.all()[-1]
+    assert isinstance(last, Output) and last.completion_tokens == 200
+
+
+def test_a_failing_receiver_costs_only_its_own_request(loop: EngineLoop) -> None:
+    def broken(message: Output | NearfieldError) -> None:
+        raise OSError("the receiver is gone")
+
+    box = Inbox()
+    loop.submit(request("broken", max_tokens=1500), broken)
+    loop.submit(request("fine"), box)
+    assert isinstance(box.all()[-1], Output)
+    assert loop.alive
+
+
+def test_a_failing_step_fails_its_requests_and_not_the_engine(
+        loop: EngineLoop, loaded_pocket: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> list[Output]:
+        raise RuntimeError("injected")
+
+    box, after = Inbox(), Inbox()
+    monkeypatch.setattr(loaded_pocket.engine, "step", fail)
+    loop.submit(request("r"), box)
+    error = box.all()[-1]
+    assert isinstance(error, NearfieldError) and "injected" not in str(error)
+    monkeypatch.undo()
+    loop.submit(request("r"), after)
+    assert isinstance(after.all()[-1], Output)
+
+
+def test_a_full_queue_is_told_in_the_callers_thread(loop: EngineLoop, monkeypatch: pytest.MonkeyPatch,
+                                                    loaded_pocket: Loaded) -> None:
+    monkeypatch.setattr(loaded_pocket.engine, "config", replace(loaded_pocket.engine.config, max_waiting=0))
+    with pytest.raises(QueueFullError):
+        loop.submit(request("r"), Inbox())
+
+
+def test_drain_finishes_what_runs_and_refuses_the_rest(loop: EngineLoop) -> None:
+    box = Inbox()
+    loop.submit(request("r", max_tokens=100), box)
+    assert loop.drain(WAIT)
+    assert loop.draining
+    last = box.all()[-1]
+    assert isinstance(last, Output) and last.finish_reason is FinishReason.LENGTH
+    with pytest.raises(EngineStoppedError):
+        loop.submit(request("s"), Inbox())
+
+
+def test_stop_tells_those_left_behind(loop: EngineLoop) -> None:
+    box = Inbox()
+    loop.submit(request("r", max_tokens=1500), box)
+    box.queue.get(timeout=WAIT)
+    assert not loop.drain(0.01)
+    loop.stop()
+    assert isinstance(box.all()[-1], EngineStoppedError)
