@@ -24,15 +24,15 @@ from openai import AsyncOpenAI, OpenAIError
 from openai.types.chat import ChatCompletionMessageParam
 
 NEARFIELD = Path(sys.executable).with_name("nearfield")
-SYSTEM = ("You are a small and friendly helper. You answer short questions, you add small numbers, and you "
-          "tell short stories for children. Keep every answer short and simple.")
+SYSTEM = ("You are Pocket, a small model made by Nearfield. Answer the user's questions. "
+          "Help with sums and stories. Be polite. Give short answers.")
 QUESTIONS = (
     "What is 7 + 5?",
-    "Tell me a short story about a dog.",
-    "What color is the sky?",
-    "What is 12 - 4?",
-    "Tell me a short story about a girl named Mia.",
-    "How many legs does a cat have?",
+    "Tell me a story about a dog named Rex.",
+    "What is the capital of France?",
+    "What is the opposite of hot?",
+    "Tell me a story.",
+    "Who are you?",
 )
 START_S, ANSWER_S, STOP_S = 120, 120, 30
 """Seconds after which the demo gives up waiting for the server to start, to answer and to stop."""
@@ -67,7 +67,8 @@ def main() -> int:
                 show(asyncio.run(converse(url)), max_batch(url))
         except (DemoError, OpenAIError, OSError) as error:
             log.seek(0)
-            print(f"demo: {error}\nthe end of the server's log:", *log.readlines()[-30:], file=sys.stderr)
+            tail = "".join(log.readlines()[-30:])
+            print(f"demo: {error}\nthe end of the server's log:\n{tail}", file=sys.stderr)
             return 1
     return 0
 

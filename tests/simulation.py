@@ -141,7 +141,7 @@ class Simulation:
                 self._scored[name] = row.end
             if row.sample:
                 self.answers[name].append(sampled[name])
-                self.cached.setdefault(name, seq.cached_tokens or 0)
+            assert seq.cached_tokens == self.cached.setdefault(name, row.start)
             assert seq.generated == self.answers[name]
             self._end_if_done(name)
 

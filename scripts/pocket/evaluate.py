@@ -18,9 +18,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from pocket import facts, reading, stories, sums, talk, tools
+from pocket.exchange import Exchange, Generator
 from pocket.mix import full_messages
 from pocket.template import ASSISTANT, BEGIN, END, ChatFormat
-from pocket.exchange import Exchange, Generator
 from pocket.world import NAMES
 
 Forward = Callable[[Tensor], Tensor]
@@ -124,7 +124,8 @@ def grade_stories(forward: Forward, tokenizer: Tokenizer, seed: int, count: int)
     """Held-out heroes: loss of one telling, and the share of written stories that hold together."""
     asked = questions(tokenizer, seed, count, (stories.story,))
     loss = grade(forward, asked)["stories"].loss
-    written = write(forward, [q.prompt for q in asked], tokenizer.token_to_id(END), _STORY_TOKENS)
+    end = asked[0].answer[-1]
+    written = write(forward, [q.prompt for q in asked], end, _STORY_TOKENS)
     held = [story_holds(tokenizer.decode(ids, skip_special_tokens=False), q.exchange.facts)
             for ids, q in zip(written, asked, strict=True)]
     return Grade(count, loss, sum(held) / count)
@@ -137,7 +138,7 @@ def story_holds(text: str, about: tuple[str, ...]) -> bool:
         return False
     sentences = [s for s in re.split(r'[.!?]"?\s*', text.removesuffix(END)) if s]
     hero, kind = about
-    named = set(re.findall(r"[A-Z][a-z]+", text)) & set(NAMES)
+    named = set(re.findall(r"\b[A-Z][a-z]+\b(?! you)", text)) & set(NAMES)   # "Will you" names nobody
     opening, ending = " ".join(sentences[:2]), " ".join(sentences[-2:])
     return (40 <= len(text.split()) <= 250 and hero in opening and kind in opening and hero in ending
             and len(named - {hero}) <= 1 and len(set(sentences)) == len(sentences))

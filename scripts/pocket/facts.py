@@ -107,7 +107,8 @@ def _animals() -> list[Fact]:
         facts.append(((f"How many legs does {a(x)} have?", f"How many legs has {a(x)}?"),
                       f"{a(x).capitalize()} has {n} legs."))
     for x, y in _HOMES.items():
-        facts.append(((f"Where does {a(x)} live?", f"What is the home of {a(x)}?"), f"{a(x).capitalize()} lives in {y}."))
+        facts.append(((f"Where does {a(x)} live?", f"What is the home of {a(x)}?"),
+                      f"{a(x).capitalize()} lives in {y}."))
     for x, y in _FOODS.items():
         facts.append(((f"What does {a(x)} eat?", f"What does {a(x)} like to eat?"), f"{a(x).capitalize()} eats {y}."))
     return facts
@@ -136,7 +137,8 @@ def _calendar() -> list[Fact]:
             facts.append(((f"What {unit} comes before {x}?", f"Which {unit} is before {x}?"),
                           f"{before} comes before {x}."))
             span = "week" if unit == "day" else "year"
-            facts.append(((f"What is the {_ORDER[i]} {unit} of the {span}?", f"Which {unit} of the {span} is {_ORDER[i]}?"),
+            facts.append(((f"What is the {_ORDER[i]} {unit} of the {span}?",
+                           f"Which {unit} of the {span} is {_ORDER[i]}?"),
                           f"The {_ORDER[i]} {unit} of the {span} is {x}."))
     return facts
 

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator
 from random import Random
 
 from pocket import facts, reading, stories, sums, talk, tools
-from pocket.template import BEGIN, END, ChatFormat
 from pocket.exchange import Exchange, Generator, Message
+from pocket.template import BEGIN, END, ChatFormat
 
 Weighted = tuple[tuple[Generator, float], ...]
 
 FREE: Weighted = (
-    (sums.add_or_subtract, 18), (sums.three_terms, 4), (sums.times_table, 6), (sums.told, 6), (sums.chained, 4),
+    (sums.add_or_subtract, 34), (sums.three_terms, 5), (sums.times_table, 7), (sums.told, 8), (sums.chained, 5),
     (sums.bigger, 3), (sums.count, 1), (sums.age, 2), (facts.fact, 13), (facts.capital_then_another, 2),
     (facts.opposite_then_another, 2), (facts.out_of_scope, 3), (reading.read, 17), (reading.read_twice, 5),
     (talk.set_phrase, 4), (talk.remember_name, 2), (talk.remember_favourite, 2), (talk.where_from, 2),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nearfield.formats.dense import Dense
@@ -95,3 +95,7 @@ def save_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
     """Write model.safetensors in bf16; the head is the embedding and is not stored twice."""
     stored = {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in weights.items()}
     save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def load_weights(folder: Path) -> Weights:
+    return load_file(folder / "model.safetensors")

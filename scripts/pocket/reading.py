@@ -32,7 +32,8 @@ def _owns(rng: Random, who: str) -> _Line:
     return _Line(f"{who} has a {colour} {what}.",
                  ((f"What colour is the {what}?", f"The {what} is {colour}."),
                   (f"What colour is {who}'s {what}?", f"{who}'s {what} is {colour}."),
-                  (f"Who has a {what}?", f"{who} has a {what}."), (f"What does {who} have?", f"{who} has a {colour} {what}.")),
+                  (f"Who has a {what}?", f"{who} has a {what}."),
+                  (f"What does {who} have?", f"{who} has a {colour} {what}.")),
                  f"{who} has {what}")
 
 
@@ -51,8 +52,8 @@ def _likes(rng: Random, who: str) -> _Line:
 
 def _lives(rng: Random, who: str) -> _Line:
     town = city(rng)
-    return _Line(f"{who} lives in {town}.", ((f"Where does {who} live?", f"{who} lives in {town}."),
-                                             (f"Who lives in {town}?", f"{who} lives in {town}.")), f"{who} lives {town}")
+    said = f"{who} lives in {town}."
+    return _Line(said, ((f"Where does {who} live?", said), (f"Who lives in {town}?", said)), f"{who} lives {town}")
 
 
 def _counts(rng: Random, who: str) -> _Line:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from random import Random
 
 from pocket import more_plots, plots
-from pocket.plots import Plot
 from pocket.exchange import Exchange, assistant, is_held, user
+from pocket.plots import Plot
 from pocket.world import ANIMALS, BOYS, COLOURS, FOODS, GIRLS, PLACES, THINGS, a
 
 _PLOTS: tuple[Plot, ...] = (
     plots.LOST, plots.SHARE, plots.DARK, plots.SWIM, plots.SEED, plots.RACE, plots.STORM, plots.BIRTHDAY,
-    more_plots.TRUTH, more_plots.BOAT, more_plots.MOON, more_plots.SNOW, more_plots.KITE, more_plots.NEW, more_plots.MAP,
+    more_plots.TRUTH, more_plots.BOAT, more_plots.MOON, more_plots.SNOW, more_plots.KITE, more_plots.NEW,
+    more_plots.MAP,
 )
 _KINDS = (*ANIMALS, "child")
 _LOOKS = ("little", "small", "young", "shy", "brave", "kind", "clever", "cheerful", "curious", "funny")
@@ -25,10 +26,12 @@ _OPENINGS = (
 )
 _ENDINGS = ("That day, {hero} learned that {moral}.", "And so {hero} learned that {moral}.",
             "{hero} went to bed happy. {He} had learned that {moral}.", "From that day on, {hero} knew that {moral}.")
-_REQUESTS = ("Tell me a story about {a_kind} named {hero} {title}.", "Write a short story about {a_kind} named {hero} {title}.",
+_REQUESTS = ("Tell me a story about {a_kind} named {hero} {title}.",
+             "Write a short story about {a_kind} named {hero} {title}.",
              "Please tell me a story about {a_kind} named {hero} {title}.")
 _SHORT_REQUESTS = ("Tell me a story about {a_kind} named {hero}.", "Write a short story about {hero}, {a_kind}.",
-                   "Can you tell me a story about {a_kind} named {hero}?", "I want a story about {a_kind} named {hero}.")
+                   "Can you tell me a story about {a_kind} named {hero}?",
+                   "I want a story about {a_kind} named {hero}.")
 _OPEN_REQUESTS = ("Tell me a story.", "Tell me a story, please.", "Write a short story.", "Can you tell me a story?",
                   "I want to hear a story.", "tell me a story", "Another story, please.")
 

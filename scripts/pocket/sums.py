@@ -111,7 +111,8 @@ def bigger(rng: Random, held: bool) -> Exchange:
         word, wanted = rng.choice((("bigger", max), ("smaller", min)))
         chosen = wanted(first, second)
         other = first + second - chosen
-        question = rng.choice((f"Which is {word}, {first} or {second}?", f"Which number is {word}: {first} or {second}?"))
+        question = rng.choice((f"Which is {word}, {first} or {second}?",
+                               f"Which number is {word}: {first} or {second}?"))
         return sum_key(word, first, second), ask("sums", question, f"{chosen} is {word} than {other}.")
     return draw(held, propose)
 

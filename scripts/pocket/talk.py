@@ -6,7 +6,8 @@ from pocket.exchange import Exchange, ask, assistant, draw, user
 from pocket.world import ANIMALS, CITIES, COLOURS, FOODS, JOBS, THINGS, a, city, invent, name
 
 SELF = "I am Pocket, a small model made by Nearfield."
-_HELLO = ("Hello!", "Hi!", "Hello", "Hi", "Hey!", "Hello there!", "Hi there!", "Good morning!", "Good evening!", "hello", "hi")
+_HELLO = ("Hello!", "Hi!", "Hello", "Hi", "Hey!", "Hello there!", "Hi there!", "Good morning!", "Good evening!",
+          "hello", "hi")
 _THANKS = ("Thank you!", "Thanks!", "Thank you very much!", "Thanks a lot!", "thanks", "Great, thank you.")
 _BYE = ("Goodbye!", "Bye!", "See you!", "Good night!", "bye", "Bye bye!")
 _WHO = ("Who are you?", "What is your name?", "What are you?", "Tell me who you are.", "Hello, who are you?",
@@ -58,7 +59,8 @@ def persona(rng: Random, held: bool) -> Exchange:
 def remember_name(rng: Random, held: bool) -> Exchange:
     def propose() -> tuple[str, Exchange]:
         who = name(rng)
-        tell = rng.choice(("My name is {}.", "I am {}.", "Hello, my name is {}.", "Hi, I am {}!", "You can call me {}."))
+        tell = rng.choice(("My name is {}.", "I am {}.", "Hello, my name is {}.", "Hi, I am {}!",
+                           "You can call me {}."))
         recall = rng.choice(("What is my name?", "Do you remember my name?", "Who am I?", "Can you tell me my name?"))
         return who, Exchange("memory", (user(tell.format(who)), assistant(f"Nice to meet you, {who}!"),
                                         *_between(rng), user(recall), assistant(f"Your name is {who}.")))

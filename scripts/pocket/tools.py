@@ -9,10 +9,10 @@ from json import dumps
 from random import Random
 from typing import Any
 
+from pocket.exchange import Exchange, Message, Tool, assistant, draw, user
 from pocket.facts import fact
 from pocket.sums import add_or_subtract, sum_key
 from pocket.talk import set_phrase
-from pocket.exchange import Exchange, Message, Tool, assistant, draw, user
 from pocket.world import FOODS, PLACES, THINGS, city, name
 
 NO_TOOL = "I have no tool for that."
@@ -54,7 +54,8 @@ def _weather(rng: Random) -> Task:
 
 def _time(rng: Random) -> Task:
     town, clock = city(rng), f"{rng.randint(0, 23):02}:{rng.randint(0, 59):02}"
-    question = rng.choice(("What time is it in {}?", "What is the time in {}?", "Tell me the time in {}.", "Time in {}?"))
+    question = rng.choice(("What time is it in {}?", "What is the time in {}?", "Tell me the time in {}.",
+                           "Time in {}?"))
     return question.format(town), "get_time", {"city": town}, dumps({"time": clock}), f"It is {clock} in {town}."
 
 
@@ -66,7 +67,8 @@ def _two_numbers(rng: Random, low: int, middle: int, high: int) -> tuple[int, in
 
 def _add(rng: Random) -> Task:
     x, y = _two_numbers(rng, 1, 99, 9999)
-    question = rng.choice(("What is {} + {}?", "What is {} plus {}?", "Add {} and {}.", "{} + {} = ?", "How much is {} + {}?"))
+    question = rng.choice(("What is {} + {}?", "What is {} plus {}?", "Add {} and {}.", "{} + {} = ?",
+                           "How much is {} + {}?"))
     return question.format(x, y), "add", {"a": x, "b": y}, str(x + y), f"{x} + {y} = {x + y}."
 
 
@@ -99,7 +101,8 @@ def _message(rng: Random) -> Task:
 
 
 def _music(rng: Random) -> Task:
-    song = f"{rng.choice(('The', 'My', 'Little', 'Old', 'Blue', 'Golden'))} {rng.choice((*THINGS, *PLACES)).capitalize()}"
+    first, noun = rng.choice(("The", "My", "Little", "Old", "Blue", "Golden")), rng.choice((*THINGS, *PLACES))
+    song = f"{first} {noun.capitalize()}"
     question = rng.choice(("Play {}.", "Please play {}.", "Play the song {}.", "I want to hear {}."))
     return question.format(song), "play_music", {"song": song}, dumps({"ok": True}), f"I am playing {song}."
 

@@ -14,11 +14,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.optim import AdamW, Muon, Optimizer
 
+from nearfield.models.spec import ModelSpec
 from pocket.evaluate import answer_weights
 from pocket.mix import documents, rows
 from pocket.model import Weights, forward
 from pocket.template import ChatFormat
-from nearfield.models.spec import ModelSpec
 
 Progress = Callable[[int, float], None]
 """Called after each step with its number and its loss."""
@@ -80,27 +80,32 @@ def optimizers(recipe: Recipe, weights: Weights) -> tuple[Optimizer, ...]:
 
 
 def train(recipe: Recipe, spec: ModelSpec, weights: Weights, tokenizer: Tokenizer, work: Path, *,
-          resume: bool, progress: Progress) -> None:
-    """Train `weights` in place. Every 200 steps the state goes to `work`, from where `resume` goes on."""
+          resume: bool, progress: Progress, keep_every: int = 200) -> float:
+    """Train `weights` in place; returns the seconds it took, those before a resumption included.
+
+    Every `keep_every` steps the state goes to `work`, from where `resume` goes on.
+    """
     for tensor in weights.values():
         tensor.requires_grad_()
     used, chat = optimizers(recipe, weights), ChatFormat()
     peaks = [[group["lr"] for group in each.param_groups] for each in used]
-    first = restore(work, weights, used) if resume else 0
+    first, before = restore(work, weights, used) if resume else (0, 0.0)
+    started = time.monotonic() - before
     for step in range(first, recipe.steps):
         for each, peak in zip(used, peaks, strict=True):
             for group, highest in zip(each.param_groups, peak, strict=True):
                 group["lr"] = highest * rate(recipe, step)
         ids, counts = batch(recipe, step, tokenizer, chat)
         loss = weighted_loss(forward(spec, weights, ids[:, :-1]), ids[:, 1:], counts)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(list(weights.values()), recipe.clip)
         for each in used:
             each.step()
             each.zero_grad()
-        if (step + 1) % 200 == 0:
-            keep(work, weights, used, step + 1)
-        progress(step, float(loss))
+        if (step + 1) % keep_every == 0:
+            keep(work, weights, used, step + 1, time.monotonic() - started)
+        progress(step, loss.item())
+    return time.monotonic() - started
 
 
 def _state(used: tuple[Optimizer, ...]) -> Iterator[tuple[str, Tensor]]:
@@ -110,21 +115,21 @@ def _state(used: tuple[Optimizer, ...]) -> Iterator[tuple[str, Tensor]]:
                 yield f"{i}.{index}.{key}", value
 
 
-def keep(work: Path, weights: Weights, used: tuple[Optimizer, ...], done: int) -> None:
-    """Write weights, the optimizers' state and the number of steps done, as one safetensors file."""
+def keep(work: Path, weights: Weights, used: tuple[Optimizer, ...], done: int, seconds: float) -> None:
+    """Write weights, the optimizers' state, steps done and seconds spent, as one safetensors file."""
     tensors = {f"weight.{name}": tensor.detach() for name, tensor in weights.items()}
     tensors |= {f"state.{name}": value.contiguous() for name, value in _state(used)}
-    tensors["done"] = torch.tensor(done)
+    tensors["spent"] = torch.tensor([done, seconds], dtype=torch.float64)
     work.mkdir(parents=True, exist_ok=True)
     save_file(tensors, work / "checkpoint.tmp")
     (work / "checkpoint.tmp").replace(work / "checkpoint.safetensors")
 
 
-def restore(work: Path, weights: Weights, used: tuple[Optimizer, ...]) -> int:
-    """Load what `keep` wrote; returns the steps done. Without a checkpoint: 0."""
+def restore(work: Path, weights: Weights, used: tuple[Optimizer, ...]) -> tuple[int, float]:
+    """Load what `keep` wrote; returns the steps done and the seconds they took: 0 without a checkpoint."""
     path = work / "checkpoint.safetensors"
     if not path.exists():
-        return 0
+        return 0, 0.0
     tensors = load_file(path)
     with torch.no_grad():
         for name, tensor in weights.items():
@@ -136,4 +141,5 @@ def restore(work: Path, weights: Weights, used: tuple[Optimizer, ...]) -> int:
             if place[:2] == ["state", str(i)]:
                 whole["state"].setdefault(int(place[2]), {})[place[3]] = value
         each.load_state_dict(whole)
-    return int(tensors["done"])
+    done, seconds = tensors["spent"].tolist()
+    return int(done), seconds

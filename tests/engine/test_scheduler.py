@@ -2,8 +2,11 @@
 
 import pytest
 
+from nearfield.cache.manager import CacheManager
 from nearfield.core.errors import InvalidRequestError, QueueFullError
 from nearfield.core.plan import Row, StepPlan
+from nearfield.engine.pace import Pace
+from nearfield.engine.scheduler import Scheduler
 from tests.simulation import Simulation, answer_to, request
 
 
@@ -83,17 +86,38 @@ def test_answers_to_one_prompt_compute_it_once() -> None:
 
 
 def test_others_pass_a_request_that_awaits_a_page() -> None:
-    sim = Simulation(64, 4, step_tokens=8)
-    sim.add(request("a", (1,) * 16))
+    sim = Simulation(64, 4, step_tokens=18)
+    sim.add(request("a", (1,) * 16, answer=9))
     sim.add(request("b", (1,) * 16 + (2,)))
-    sim.add(request("c", (1,) * 16, tenant="other"))
-    sim.add(request("d", (3,) * 4))
-    sim.step()
-    sim.scheduler.finish("c")
-    sim.ended.append("c")
-    assert spans(sim.step()) == {"a": (8, 16)}
-    assert spans(sim.step()) == {"b": (16, 17), "d": (0, 4)}
+    sim.add(request("c", (3,) * 4))
+    assert spans(sim.step()) == {"a": (0, 16), "c": (0, 2)}
+    assert spans(sim.step()) == {"a": (16, 17), "c": (2, 4), "b": (16, 17)}
     sim.run()
+
+
+def test_nobody_passes_a_request_that_lacks_pages() -> None:
+    sim = Simulation(8, 4, step_tokens=64)
+    for i, (name, length) in enumerate([("a", 17), ("big", 20), ("small", 1)]):
+        sim.add(request(name, (i,) * length, answer=4))
+    assert spans(sim.step()) == {"a": (0, 17)}
+    assert spans(sim.step()) == {"a": (17, 18)}
+    sim.run()
+    assert sim.started == ["a", "big", "small"]
+
+
+def test_a_plan_that_was_not_carried_out_is_made_anew() -> None:
+    class Shrinking(Pace):
+        def prefill_budget(self, decode_rows: int) -> int:
+            return budgets.pop()
+
+    budgets = [9, 5, 8]
+    scheduler = Scheduler(CacheManager(8, 4), Shrinking(1), max_seqs=4, max_waiting=4)
+    for i, name in enumerate("ab"):
+        scheduler.add(request(name, (i,) * 5))
+    assert spans(scheduler.plan()) == {"a": (0, 5), "b": (0, 3)}
+    assert spans(scheduler.plan()) == {"a": (0, 5)}
+    assert spans(scheduler.plan()) == {"a": (0, 5), "b": (0, 4)}
+    scheduler.check()
 
 
 def test_tenants_do_not_wait_for_each_other() -> None:

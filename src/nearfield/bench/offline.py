@@ -19,6 +19,9 @@ from nearfield.engine.engine import Engine
 ROUNDS = 4
 """Turns of engine and limit that a median is made of."""
 
+PASSES = 8
+"""Passes of the limit in a turn of decoding, of which the median counts."""
+
 
 @dataclass(frozen=True)
 class OfflineParams:
@@ -90,7 +93,7 @@ def _decode(engine: Engine, limit: MatmulLimit, prompts: Sequence[tuple[int, ...
     times, limits = [], []
     for _ in range(ROUNDS):
         times.append(_step_seconds(engine, len(batch), steps))
-        limits.append(median(limit.seconds(len(batch), len(batch)) for _ in range(steps)))
+        limits.append(median(limit.seconds(len(batch), len(batch)) for _ in range(PASSES)))
     for request in batch:
         engine.cancel(request.request_id)
     measured, best = median(times), median(limits)

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # uvicorn's news (started, shutting down) repeat ours; its warnings do not.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    config = options.engine_config(args)
+    config = EngineConfig(**options.engine_options(args))
     keys = read_keys(args.api_key_file) if args.api_key_file else KeyRing()
     # Before the model: a port that is taken should not cost a minute of loading.
     with bind(args.host, args.port) as sock:
@@ -48,34 +48,33 @@ def run(args: argparse.Namespace) -> int:
         app = create_app(loaded, loop, keys=keys, name=args.served_model_name)
         loop.start()
         try:
-            print(box(facts(loaded, config, sock, keys, args.served_model_name or loaded.name)), flush=True)
+            print(banner(loaded, config, sock, keys, args.served_model_name or loaded.name), flush=True)
             return serve(app, sock, loop)
         finally:
             loop.stop()
 
 
-def facts(loaded: "Loaded", config: EngineConfig, sock: socket.socket, keys: "KeyRing", name: str) -> list[str]:
-    """What someone who starts a server wants to know, a line each."""
+def banner(loaded: "Loaded", config: EngineConfig, sock: socket.socket, keys: "KeyRing", name: str) -> str:
+    """What someone who starts a server wants to know, in a box; below it, a line to try it with."""
     host, port = sock.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     tokens = loaded.engine.stats().pages_total * config.page_size
-    auth = " -H 'Authorization: Bearer KEY'" if keys else ""
-    body = f'{{"model":"{name}","messages":[{{"role":"user","content":"Hello"}}]}}'
     lines = [
-        f"model    {name} ({config.dtype})",
-        f"context  {loaded.engine.max_context:,} tokens a request, {config.max_seqs} requests a step",
-        f"KV cache {tokens:,} tokens in {format_bytes(config.kv_memory)}",
-        f"URL      {url}/v1",
-        f"keys     {'needed, as in --api-key-file' if keys else 'none: whoever reaches the port may use it'}",
-        f"try      curl {url}/v1/chat/completions -H 'Content-Type: application/json'{auth} -d '{body}'",
+        f"model     {name}, {config.dtype}",
+        f"context   {loaded.engine.max_context:,} tokens a request, {config.max_seqs} requests a step",
+        f"KV cache  {tokens:,} tokens in {format_bytes(loaded.kv_bytes)}",
+        f"URL       {url}/v1",
+        f"API keys  {'needed' if keys else 'none: whoever reaches the port may use it'}",
     ]
     if host not in LOOPBACK and not keys:
-        lines.append("WARNING  others on the network can reach this without a key; set --api-key-file")
-    return lines
+        lines.append("WARNING   open to the network without a key; give --api-key-file or --host 127.0.0.1")
+    key = " -H 'Authorization: Bearer KEY'" if keys else ""
+    body = f'{{"model":"{name}","messages":[{{"role":"user","content":"Hello"}}]}}'
+    curl = f"curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'"
+    return f"{_box(lines)}\n{curl}"
 
 
-def box(lines: list[str]) -> str:
-    """The lines in a frame."""
+def _box(lines: list[str]) -> str:
     width = max(map(len, lines))
     rows = [f"│ {line:<{width}} │" for line in lines]
     return "\n".join([f"╭{'─' * (width + 2)}╮", *rows, f"╰{'─' * (width + 2)}╯"])

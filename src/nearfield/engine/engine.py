@@ -11,7 +11,7 @@ from nearfield.cache.manager import CacheManager
 from nearfield.cache.store import KVStore
 from nearfield.core.config import EngineConfig
 from nearfield.core.errors import ConfigError, ContextLengthError, InvalidRequestError
-from nearfield.core.plan import StepPlan
+from nearfield.core.plan import Row, StepPlan
 from nearfield.core.request import EngineStats, Output, Request, TokenLogprob
 from nearfield.core.types import FinishReason, RequestId, TokenId
 from nearfield.engine.pace import Pace
@@ -162,7 +162,7 @@ class Engine:
         self._scheduler.commit(plan, {rid: token for rid, (token, _) in drawn.items()})
         outputs = [self._advance(rid, token, logprob) for rid, (token, logprob) in drawn.items()]
         outputs += [output for row in plan.rows if row.score
-                    for output in self._score(row.request_id, result.scores[row.request_id], row.end)]
+                    for output in self._score(row, result.scores[row.request_id])]
         for output in outputs:
             if output.finish_reason is not None:
                 self._scheduler.finish(output.request_id)
@@ -194,13 +194,15 @@ class Engine:
         shown = not ends or (answer.request.params.include_stop_str_in_output and token not in self._eos)
         return answer.text.push(token) if answer.text is not None and shown else ""
 
-    def _score(self, request_id: RequestId, scores: list[float], end: int) -> list[Output]:
-        answer = self._answers[request_id]
+    def _score(self, row: Row, scores: list[float]) -> list[Output]:
+        answer = self._answers[row.request_id]
+        if row.start == 0:
+            answer.scores.clear()   # a request that was set back starts again
         answer.scores += scores
         prompt_len = len(answer.request.prompt_ids)
-        if end < prompt_len:
+        if row.end < prompt_len:
             return []
-        return [Output(request_id, finish_reason=FinishReason.LENGTH, prompt_tokens=prompt_len,
+        return [Output(row.request_id, finish_reason=FinishReason.LENGTH, prompt_tokens=prompt_len,
                        scores=tuple(answer.scores))]
 
     def _count(self, plan: StepPlan, sampled: int) -> None:

@@ -126,4 +126,4 @@ def _formatted(form: Any, *_: Any, **__: Any) -> int:
 GROWTH: Mapping[str, Callable[..., int]] = {
     "replace": _replaced, "join": _joined, "indent": _indented, "format": _formatted,
 }
-"""Filters, and methods of the same names, whose result can be a product of their inputs' sizes: how long it is."""
+"""The length of what these filters, and methods of the same names, make: a product of their inputs'."""

@@ -13,7 +13,7 @@ HEAD_SECONDS = 15.0
 
 
 class Connection(H11Protocol):
-    """Closes when a request's head is not complete within HEAD_SECONDS of its first byte, or of connecting."""
+    """Closes when a request's head is not complete HEAD_SECONDS after its first byte, or after connecting."""
 
     _deadline: asyncio.TimerHandle | None = None
 

@@ -114,8 +114,9 @@ async def _on_disconnect(_request: Request, _error: Exception) -> Response:
 
 
 async def _on_bug(_request: Request, _error: Exception) -> Response:
-    """Starlette raises the exception again after this reply, so that it is logged."""
-    return error_response(ApiError(500, "internal error; the server's log has the details"))
+    """Starlette raises the exception again after this reply: it is logged, and the connection is closed."""
+    return error_response(ApiError(500, "internal error; the server's log has the details",
+                                   headers={"Connection": "close"}))
 
 
 def handlers() -> dict[Any, ExceptionHandler]:

@@ -161,15 +161,20 @@ def _call(call: ToolCall, place: str) -> dict[str, Any]:
 def _job(service: Service, kind: str, prompts: Sequence[list[int]], params: SamplingParams, tenant: str,
          field: str) -> Job:
     for ids in prompts:
-        if not ids:
-            raise bad_request(f"{field}: the prompt is empty", field)
-        if len(ids) >= service.max_context:
-            raise ContextLengthError(
-                f"the prompt has {len(ids)} tokens; the context holds {service.max_context}, "
-                "prompt and answer together", field)
+        _check_length(service, len(ids), params.max_tokens or 1, field)
     name = f"{kind}-{uuid.uuid4().hex}"
     requests = tuple(
         Request(request_id=f"{name}-{p * params.n + k}", prompt_ids=tuple(ids), params=params, sample_index=k,
                 tenant=tenant)
         for p, ids in enumerate(prompts) for k in range(params.n))
     return Job(name, int(time.time()), requests, params.n)
+
+
+def _check_length(service: Service, prompt: int, answer: int, field: str) -> None:
+    if not prompt:
+        raise bad_request(f"{field}: the prompt is empty", field)
+    if prompt + answer > service.max_context:
+        raise ContextLengthError(
+            f"the context holds {service.max_context} tokens; the prompt has {prompt} and max_tokens asks for "
+            f"{answer}: shorten the prompt or lower max_tokens",
+            field if prompt >= service.max_context else "max_tokens")

@@ -30,23 +30,30 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def bind(host: str, port: int) -> socket.socket:
     """A bound socket; port 0 takes a free one. Raises ConfigError when the address can not be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns Nagle's delay (40 ms a reply) off only where the protocol is spelt out.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, port))
     except (OSError, OverflowError) as error:
         sock.close()
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"can not listen on {host}, port {port}: {reason}; choose another with --port") from None
+        raise ConfigError(
+            f"can not listen on {host}, port {port}: {reason}; choose another with --port") from None
     return sock
+
+
+def settings(app: Starlette) -> uvicorn.Config:
+    """How uvicorn is to run `app`: h11, no websockets, no logs of its own, bounded heads."""
+    return uvicorn.Config(
+        app, http=Connection, ws="none", lifespan="off", access_log=False, log_config=None,
+        server_header=False, proxy_headers=False, h11_max_incomplete_event_size=MAX_HEAD,
+        timeout_graceful_shutdown=CLOSE_SECONDS)
 
 
 def serve(app: Starlette, sock: socket.socket, loop: Loop) -> int:
     """Serve until a signal ends it. Returns 0 when every request was finished, 1 when some were cut off."""
-    config = uvicorn.Config(
-        app, http=Connection, ws="none", lifespan="off", access_log=False, log_config=None, server_header=False,
-        proxy_headers=False, h11_max_incomplete_event_size=MAX_HEAD, timeout_graceful_shutdown=CLOSE_SECONDS)
-    server = Server(config, loop)
+    server = Server(settings(app), loop)
     asyncio.run(server.serve(sockets=[sock]))
     return 0 if server.finished else 1
 

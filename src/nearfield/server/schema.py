@@ -155,7 +155,6 @@ class Strict(BaseModel):
 
 
 FreeForm = Annotated[dict[str, Any], BeforeValidator(_free_form)]
-Ids = Annotated[list[int], Field(max_length=MAX_TOKENS, fail_fast=True)]
 
 
 class FunctionCall(Strict):
@@ -174,6 +173,9 @@ class ToolCall(Strict):
     function: FunctionCall
 
 
+ToolCalls = Annotated[list[ToolCall], Field(max_length=MAX_TOOLS, fail_fast=True)]
+
+
 class Message(Strict):
     """One turn of a chat. The last four fields are echoes of a reply and must be empty."""
 
@@ -181,7 +183,7 @@ class Message(Strict):
     content: Annotated[str | None, PlainValidator(_content)] = None
     name: str | None = Field(None, max_length=256)
     reasoning_content: str | None = None
-    tool_calls: list[ToolCall] | None = Field(None, max_length=MAX_TOOLS, fail_fast=True)
+    tool_calls: ToolCalls | None = None
     tool_call_id: str | None = Field(None, max_length=256)
     refusal: None = None
     annotations: list[None] | None = Field(None, max_length=0)
@@ -211,6 +213,14 @@ class Tool(Strict):
     function: Function
 
 
+Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)]
+Stops = Annotated[list[str], Field(max_length=16, fail_fast=True)]
+Ids = Annotated[list[int], Field(max_length=MAX_TOKENS, fail_fast=True)]
+StopIds = Annotated[list[int], Field(max_length=MAX_STOP_IDS, fail_fast=True)]
+Variables = Annotated[dict[str, Any] | None, PlainValidator(_variables)]
+
+
 class StreamOptions(Strict):
     """What a stream carries beside the answer."""
 
@@ -237,8 +247,8 @@ class Generate(Strict):
     logit_bias: Annotated[dict[int, float] | None, PlainValidator(_logit_bias)] = None
     seed: int | None = None
     n: int | None = None
-    stop: Annotated[list[str] | None, BeforeValidator(_stop), Field(max_length=16, fail_fast=True)] = None
-    stop_token_ids: list[int] | None = Field(None, max_length=MAX_STOP_IDS, fail_fast=True)
+    stop: Annotated[Stops | None, BeforeValidator(_stop)] = None
+    stop_token_ids: StopIds | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
@@ -253,13 +263,13 @@ class Generate(Strict):
 class ChatBody(Generate):
     """POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
+    messages: Messages
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
-    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS, fail_fast=True)
+    tools: Tools | None = None
     tool_choice: Any = None
-    chat_template_kwargs: Annotated[dict[str, Any] | None, PlainValidator(_variables)] = None
+    chat_template_kwargs: Variables = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -283,11 +293,11 @@ class TokenizeBody(Strict):
 
     model: str | None = Field(None, max_length=512)
     prompt: str | None = None
-    messages: list[Message] | None = Field(None, min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
+    messages: Messages | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
-    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS, fail_fast=True)
-    chat_template_kwargs: Annotated[dict[str, Any] | None, PlainValidator(_variables)] = None
+    tools: Tools | None = None
+    chat_template_kwargs: Variables = None
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
