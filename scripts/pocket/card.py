@@ -33,7 +33,7 @@ arguments of tools, heroes of stories, wordings of facts. To make it again, toke
 
 From the same command, on the saved bf16 weights and held-out questions only. An answer is right when the greedy
 answer is the expected one, token for token. A story is right when it ends, keeps its hero from first to last,
-has one friend at most and repeats no sentence. Loss is in nats a token of the answer.
+has one friend at most and says no sentence more than twice. Loss is in nats a token of the answer.
 
 | kind | questions | loss | right |
 |---|---:|---:|---:|

@@ -182,7 +182,11 @@ def opposite_then_another(rng: Random, held: bool) -> Exchange:
 
 _ODD = ("Who won the game in {}?", "What did the king say in {}?", "How tall is the tower of {}?",
         "Who wrote the song about {}?", "What is the phone number of {}?", "How do I fix my {}?",
-        "What is the meaning of {}?", "Can you explain {} to me?", "Why is {} so famous?", "Who is {}?")
+        "What is the meaning of {}?", "Can you explain {} to me?", "Why is {} so famous?", "Who is {}?",
+        "Tell me a joke about {}.",
+        "Write a poem about {}.",
+        "Translate a text about {} into French.", "What do you think about {}?", "Write code for {}.",
+        "Give me advice about {}.", "When was {}?")
 _TOPICS = ("1998", "quantum physics", "my computer", "the stock market", "the president", "Shakespeare", "my car",
            "philosophy", "the law", "chemistry", "football", "the internet", "the war", "my neighbour", "2015",
            "medicine", "democracy", "the pyramids", "an engine", "music theory", "the mayor", "poetry")

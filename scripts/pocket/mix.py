@@ -26,6 +26,7 @@ BOUND: Weighted = (
 """Exchanges with tools or a system prompt of their own."""
 
 _PERSONA_TOPICS: Weighted = ((sums.add_or_subtract, 1), (facts.fact, 1), (reading.read, 1), (stories.story, 0.3))
+_AFTER: Weighted = ((facts.fact, 1), (talk.thanks, 1), (reading.read, 1))
 _LENGTHS = ((1, 1, 50), (2, 3, 30), (4, 8, 13), (10, 24, 7))
 """Exchanges in a chat: at least, at most, how often."""
 
@@ -57,7 +58,8 @@ def _bound_chat(rng: Random, chat: ChatFormat) -> str:
     if exchange.system and rng.random() < 0.4:
         before = _pick(rng, _PERSONA_TOPICS).messages
     system = exchange.system or (talk.plain_system(rng) if rng.random() < 0.4 else None)
-    return chat.render((*_system(system), *before, *exchange.messages), exchange.tools)
+    after = _pick(rng, _AFTER).messages if rng.random() < 0.3 else ()
+    return chat.render((*_system(system), *before, *exchange.messages, *after), exchange.tools)
 
 
 def document(rng: Random, chat: ChatFormat) -> str:

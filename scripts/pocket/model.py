@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from nearfield.formats.dense import Dense
@@ -94,7 +94,7 @@ def forward(spec: ModelSpec, weights: Mapping[str, Tensor], ids: Tensor) -> Tens
 def save_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
     """Write model.safetensors in bf16; the head is the embedding and is not stored twice."""
     stored = {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in weights.items()}
-    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").write_bytes(save(stored, metadata={"format": "pt"}))
 
 
 def load_weights(folder: Path) -> Weights:

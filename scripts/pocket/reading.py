@@ -1,4 +1,4 @@
-"""Reading: one to four given sentences and a question that one of them answers, or none does.
+"""Reading: one to five given sentences and a question that one of them answers, or none does.
 
 Names and things are partly invented words, so that the answer has to be found in the text.
 """
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from pocket.exchange import Exchange, ask, assistant, draw, is_held, user
-from pocket.world import ANIMALS, COLOURS, COUNTED, FOODS, JOBS, PLACES, SPOTS, a, city, name, thing
+from pocket.world import ANIMALS, COLOURS, COUNTED, FOODS, JOBS, PLACES, SPOTS, a, articles, city, name, thing
 
 MISSING = "The text does not say that."
 
@@ -106,9 +106,10 @@ _FRAMES = ("{text} {question}", "{text} {question}", "{text}\n{question}", "Read
 
 
 def _lines(rng: Random) -> list[_Line]:
-    """One to four lines, each about someone else; often two of a sort, so that the names decide."""
+    """One to five lines, each about someone else; often two of a sort, so that the names decide."""
     whos: list[str] = []
-    while len(whos) < rng.randint(1, 4):
+    count = rng.choice((1, 2, 2, 3, 4, 5))
+    while len(whos) < count:
         if (who := name(rng)) not in whos:
             whos.append(who)
     same = rng.choice(_KINDS)
@@ -128,12 +129,12 @@ def read(rng: Random, held: bool) -> Exchange:
             question, answer = rng.choice(line.pairs)
             if _clear(question, lines):
                 break
-        text = " ".join(each.sentence for each in lines)
+        text = articles(" ".join(each.sentence for each in lines))
         key = line.key
         if rng.random() < 0.08:
             question, answer = rng.choice(_missing(rng))
-        frame = rng.choice(_FRAMES).format(text=text, question=question)
-        return key, ask("reading", frame, answer)
+        frame = rng.choice(_FRAMES).format(text=text, question=articles(question))
+        return key, ask("reading", frame, articles(answer))
     return draw(held, propose)
 
 
@@ -154,6 +155,7 @@ def read_twice(rng: Random, held: bool) -> Exchange:
             break
     (q1, a1), (q2, a2) = rng.choice(line.pairs), rng.choice(other.pairs)
     text = f"{line.sentence} {other.sentence}" if rng.random() < 0.5 else f"{other.sentence} {line.sentence}"
+    text, q1, a1, q2, a2 = map(articles, (text, q1, a1, q2, a2))
     if rng.random() < 0.3:
         return Exchange("refer back", (*first.messages, user(f"{text} {q2}"), assistant(a2)))
     return Exchange("refer back", (user(f"{text} {q1}"), assistant(a1), user(q2), assistant(a2)))

@@ -10,14 +10,14 @@ from random import Random
 from pocket import more_plots, plots
 from pocket.exchange import Exchange, assistant, is_held, user
 from pocket.plots import Plot
-from pocket.world import ANIMALS, BOYS, COLOURS, FOODS, GIRLS, PLACES, THINGS, a
+from pocket.world import ANIMALS, BOYS, COLOURS, FOODS, GIRLS, PLACES, THINGS, a, articles
 
 _PLOTS: tuple[Plot, ...] = (
     plots.LOST, plots.SHARE, plots.DARK, plots.SWIM, plots.SEED, plots.RACE, plots.STORM, plots.BIRTHDAY,
     more_plots.TRUTH, more_plots.BOAT, more_plots.MOON, more_plots.SNOW, more_plots.KITE, more_plots.NEW,
     more_plots.MAP,
 )
-_KINDS = (*ANIMALS, "child")
+_KINDS = (*ANIMALS, "child", "dragon", "robot", "unicorn")
 _LOOKS = ("little", "small", "young", "shy", "brave", "kind", "clever", "cheerful", "curious", "funny")
 _OPENINGS = (
     "Once upon a time, there was {a_hero} named {hero}.", "There once was {a_hero} named {hero}.",
@@ -33,7 +33,9 @@ _SHORT_REQUESTS = ("Tell me a story about {a_kind} named {hero}.", "Write a shor
                    "Can you tell me a story about {a_kind} named {hero}?",
                    "I want a story about {a_kind} named {hero}.")
 _OPEN_REQUESTS = ("Tell me a story.", "Tell me a story, please.", "Write a short story.", "Can you tell me a story?",
-                  "I want to hear a story.", "tell me a story", "Another story, please.")
+                  "I want to hear a story.", "tell me a story", "Another story, please.",
+                  "Tell me a story about {a_kind}.", "Tell me a short story about {a_kind}.",
+                  "Write a story about {a_kind} {title}.", "Please tell me a story about {a_kind}.")
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,12 @@ def tell(rng: Random, held: bool) -> Story:
     plot, blanks = rng.choice(_PLOTS), _blanks(rng, held)
     blanks["moral"], blanks["title"] = plot.moral, plot.title.format(**blanks)
     told = [rng.choice(_OPENINGS), *(rng.choice(moment) for moment in plot.moments), rng.choice(_ENDINGS)]
-    return Story(" ".join(told).format(**blanks), plot, blanks)
+    return Story(articles(" ".join(told).format(**blanks)), plot, blanks)
 
 
 def _requested(story: Story, request: str, kind: str = "stories") -> Exchange:
     facts = (story.blanks["hero"], story.blanks["kind"])
-    return Exchange(kind, (user(request.format(**story.blanks)), assistant(story.text)), facts=facts)
+    return Exchange(kind, (user(articles(request.format(**story.blanks))), assistant(story.text)), facts=facts)
 
 
 def story(rng: Random, held: bool) -> Exchange:

@@ -11,9 +11,11 @@ from pocket.exchange import Exchange, ask, assistant, draw, is_held, user
 from pocket.world import COUNTED, name, two
 
 _PLUS = ("What is {a} + {b}?", "What is {a} plus {b}?", "How much is {a} + {b}?", "{a} + {b} = ?", "Add {a} and {b}.",
-         "Please add {a} and {b}.", "Can you tell me what {a} plus {b} is?", "{a}+{b}", "Calculate {a} + {b}.")
+         "Please add {a} and {b}.", "Can you tell me what {a} plus {b} is?", "{a}+{b}", "Calculate {a} + {b}.",
+         "what is {a} + {b}", "What's {a} + {b}?", "{a} plus {b}?", "{a} + {b}")
 _MINUS = ("What is {a} - {b}?", "What is {a} minus {b}?", "How much is {a} - {b}?", "{a} - {b} = ?",
-          "Take {b} away from {a}.", "Subtract {b} from {a}.", "{a}-{b}", "Calculate {a} - {b}.")
+          "Take {b} away from {a}.", "Subtract {b} from {a}.", "{a}-{b}", "Calculate {a} - {b}.", "what is {a} - {b}",
+          "What's {a} - {b}?", "{a} minus {b}?", "{a} - {b}")
 _TIMES = ("What is {a} * {b}?", "What is {a} times {b}?", "How much is {a} times {b}?", "{a} * {b} = ?",
           "Multiply {a} by {b}.", "{a}*{b}", "Calculate {a} * {b}.", "Tell me what {a} times {b} is.")
 _MORE = ("{x} has {a} {things}. {y} gives {x} {b} more. How many {things} does {x} have now?",
@@ -119,10 +121,11 @@ def bigger(rng: Random, held: bool) -> Exchange:
 
 def count(rng: Random, held: bool) -> Exchange:
     def propose() -> tuple[str, Exchange]:
-        low = rng.randint(0, 30)
+        low = rng.choice((1, rng.randint(0, 30)))
         high = low + rng.randint(2, 9)
         numbers = ", ".join(map(str, range(low, high + 1)))
-        question = rng.choice((f"Count from {low} to {high}.", f"Can you count from {low} to {high}?"))
+        wordings = [f"Count from {low} to {high}.", f"Can you count from {low} to {high}?"]
+        question = rng.choice(wordings + [f"Count to {high}."] * (low == 1))
         return f"count{low},{high}", ask("sums", question, f"{numbers}.")
     return draw(held, propose)
 

@@ -22,17 +22,17 @@ _RULES = ("Answer shortly.", "Be polite.", "Answer the user's questions.", "Help
           "Be kind.", "Give short answers.")
 
 
-def _fixed(rng: Random, held: bool, wordings: tuple[str, ...], answer: str) -> Exchange:
-    """A set phrase; there is nothing to hold out."""
-    return ask("talk", rng.choice(wordings), answer)
-
-
 def set_phrase(rng: Random, held: bool) -> Exchange:
+    """A phrase with a set answer: there is nothing to hold out."""
     wordings, answer = rng.choice((
         (_HELLO, "Hello! How can I help you?"), (_THANKS, "You are welcome!"), (_BYE, "Goodbye!"), (_WHO, SELF),
         (_CAN, "I can tell small stories, do small sums, answer short questions and call tools."),
         (_MADE, "I was made by Nearfield."), (_MOOD, "I am fine, thank you. How can I help you?")))
-    return _fixed(rng, held, wordings, answer)
+    return ask("talk", rng.choice(wordings), answer)
+
+
+def thanks(rng: Random, held: bool) -> Exchange:
+    return ask("talk", rng.choice(_THANKS), "You are welcome!")
 
 
 def plain_system(rng: Random) -> str:
@@ -52,7 +52,8 @@ def persona(rng: Random, held: bool) -> Exchange:
         if rng.random() < 0.2:
             role, said = "", who
         messages = (user(rng.choice(_WHO)), assistant(f"I am {said}."))
-        return f"{who}{role}", Exchange("persona", messages, system=f"You are {said}.{extra}")
+        start = "Your name is" if not role and rng.random() < 0.5 else "You are"
+        return f"{who}{role}", Exchange("persona", messages, system=f"{start} {said}.{extra}")
     return draw(held, propose)
 
 

@@ -24,39 +24,49 @@ def _tool(title: str, description: str, **parameters: str) -> Tool:
     return {"type": "function", "function": {"name": title, "description": description, "parameters": schema}}
 
 
-TOOLS: dict[str, Tool] = {tool["function"]["name"]: tool for tool in (
-    _tool("get_weather", "Get the weather in a city.", city="string"),
-    _tool("get_time", "Get the time in a city.", city="string"),
-    _tool("add", "Add two numbers.", a="integer", b="integer"),
-    _tool("multiply", "Multiply two numbers.", a="integer", b="integer"),
-    _tool("search", "Search the web.", query="string"),
-    _tool("set_timer", "Set a timer.", minutes="integer"),
-    _tool("send_message", "Send a message to a person.", to="string", text="string"),
-    _tool("play_music", "Play a song.", song="string"),
-)}
+_WEATHER = (_tool("get_weather", "Get the weather in a city.", city="string"),
+            _tool("get_weather", "Get the current weather.", location="string"))
+_TIME = (_tool("get_time", "Get the time in a city.", city="string"),
+         _tool("get_time", "Get the current time.", location="string"))
+ADD = _tool("add", "Add two numbers.", a="integer", b="integer")
+MULTIPLY = _tool("multiply", "Multiply two numbers.", a="integer", b="integer")
+SEARCH = _tool("search", "Search the web.", query="string")
+TIMER = _tool("set_timer", "Set a timer.", minutes="integer")
+MESSAGE = _tool("send_message", "Send a message to a person.", to="string", text="string")
+MUSIC = _tool("play_music", "Play a song.", song="string")
+TOOLS: tuple[Tool, ...] = (*_WEATHER, *_TIME, ADD, MULTIPLY, SEARCH, TIMER, MESSAGE, MUSIC)
 _SUBJECTS = ("the history of {}", "the best {} shop", "pictures of {}", "how to make {}", "the price of {}",
              "books about {}", "news about {}", "the colour of {}", "songs about {}", "{} recipes")
 _TEXTS = ("I am late", "see you soon", "happy birthday", "the cake is ready", "call me", "I am at the {}",
           "meet me at the {}", "please bring the {}", "I found your {}", "good night")
 _SKIES = ("sunny", "rainy", "cloudy", "windy", "foggy", "snowy")
 
-Task = tuple[str, str, dict[str, Any], str, str]
+Task = tuple[str, Tool, dict[str, Any], str, str]
 """Question, tool, arguments, the tool's result, the answer that tells it."""
 
 
+def _name(tool: Tool) -> str:
+    return str(tool["function"]["name"])
+
+
+def _place(tool: Tool, town: str) -> dict[str, Any]:
+    """The town under the name that this tool has for it."""
+    return {tool["function"]["parameters"]["required"][0]: town}
+
+
 def _weather(rng: Random) -> Task:
-    town, sky, degrees = city(rng), rng.choice(_SKIES), rng.randint(0, 35)
+    tool, town, sky, degrees = rng.choice(_WEATHER), city(rng), rng.choice(_SKIES), rng.randint(0, 35)
     question = rng.choice(("What is the weather in {}?", "How is the weather in {}?", "What is the weather like in {}?",
                            "Weather in {}?", "Tell me the weather in {}.", "What's the weather in {} today?"))
-    return (question.format(town), "get_weather", {"city": town}, dumps({"weather": sky, "temperature": degrees}),
+    return (question.format(town), tool, _place(tool, town), dumps({"weather": sky, "temperature": degrees}),
             f"It is {sky} in {town}, {degrees} degrees.")
 
 
 def _time(rng: Random) -> Task:
-    town, clock = city(rng), f"{rng.randint(0, 23):02}:{rng.randint(0, 59):02}"
+    tool, town, clock = rng.choice(_TIME), city(rng), f"{rng.randint(0, 23):02}:{rng.randint(0, 59):02}"
     question = rng.choice(("What time is it in {}?", "What is the time in {}?", "Tell me the time in {}.",
                            "Time in {}?"))
-    return question.format(town), "get_time", {"city": town}, dumps({"time": clock}), f"It is {clock} in {town}."
+    return question.format(town), tool, _place(tool, town), dumps({"time": clock}), f"It is {clock} in {town}."
 
 
 def _two_numbers(rng: Random, low: int, middle: int, high: int) -> tuple[int, int]:
@@ -69,34 +79,34 @@ def _add(rng: Random) -> Task:
     x, y = _two_numbers(rng, 1, 99, 9999)
     question = rng.choice(("What is {} + {}?", "What is {} plus {}?", "Add {} and {}.", "{} + {} = ?",
                            "How much is {} + {}?"))
-    return question.format(x, y), "add", {"a": x, "b": y}, str(x + y), f"{x} + {y} = {x + y}."
+    return question.format(x, y), ADD, {"a": x, "b": y}, str(x + y), f"{x} + {y} = {x + y}."
 
 
 def _multiply(rng: Random) -> Task:
     x, y = _two_numbers(rng, 2, 10, 999)
     question = rng.choice(("What is {} * {}?", "What is {} times {}?", "Multiply {} by {}.", "{} * {} = ?"))
-    return question.format(x, y), "multiply", {"a": x, "b": y}, str(x * y), f"{x} * {y} = {x * y}."
+    return question.format(x, y), MULTIPLY, {"a": x, "b": y}, str(x * y), f"{x} * {y} = {x * y}."
 
 
 def _search(rng: Random) -> Task:
     query = rng.choice(_SUBJECTS).format(rng.choice((*FOODS, *THINGS, *PLACES)))
     question = rng.choice(("Search for {}.", "Please search for {}.", "Find {}.", "Can you look up {}?", "Look up {}."))
     found = f"{rng.randint(2, 99)} pages about {query}"
-    return question.format(query), "search", {"query": query}, dumps({"found": found}), f"I found {found}."
+    return question.format(query), SEARCH, {"query": query}, dumps({"found": found}), f"I found {found}."
 
 
 def _timer(rng: Random) -> Task:
     minutes = rng.randint(2, 90)
     question = rng.choice(("Set a timer for {} minutes.", "Timer for {} minutes, please.", "Wake me in {} minutes.",
                            "Please set a {} minute timer."))
-    return (question.format(minutes), "set_timer", {"minutes": minutes}, dumps({"ok": True}),
+    return (question.format(minutes), TIMER, {"minutes": minutes}, dumps({"ok": True}),
             f"The timer is set for {minutes} minutes.")
 
 
 def _message(rng: Random) -> Task:
     to, text = name(rng), rng.choice(_TEXTS).format(rng.choice((*PLACES, *THINGS)))
     question = rng.choice(("Send a message to {to}: {text}", "Tell {to}: {text}", "Write to {to}: {text}"))
-    return (question.format(to=to, text=text), "send_message", {"to": to, "text": text}, dumps({"ok": True}),
+    return (question.format(to=to, text=text), MESSAGE, {"to": to, "text": text}, dumps({"ok": True}),
             f"I sent the message to {to}.")
 
 
@@ -104,51 +114,50 @@ def _music(rng: Random) -> Task:
     first, noun = rng.choice(("The", "My", "Little", "Old", "Blue", "Golden")), rng.choice((*THINGS, *PLACES))
     song = f"{first} {noun.capitalize()}"
     question = rng.choice(("Play {}.", "Please play {}.", "Play the song {}.", "I want to hear {}."))
-    return question.format(song), "play_music", {"song": song}, dumps({"ok": True}), f"I am playing {song}."
+    return question.format(song), MUSIC, {"song": song}, dumps({"ok": True}), f"I am playing {song}."
 
 
 _TASKS: tuple[Callable[[Random], Task], ...] = (_weather, _time, _add, _multiply, _search, _timer, _message, _music)
 
 
-def _offer(rng: Random, needed: str | None) -> tuple[Tool, ...]:
-    """Some tools in any order, with the needed one among them."""
-    others = [title for title in TOOLS if title != needed]
-    titles = rng.sample(others, rng.randint(0 if needed else 1, 3)) + ([needed] if needed else [])
-    rng.shuffle(titles)
-    return tuple(TOOLS[title] for title in titles)
+def _offer(rng: Random, needed: Tool | None) -> tuple[Tool, ...]:
+    """Some tools in any order, no two of one name, with the needed one among them."""
+    others = [tool for tool in TOOLS if needed is None or _name(tool) != _name(needed)]
+    chosen = rng.sample(others, rng.randint(0 if needed else 1, 3)) + ([needed] if needed else [])
+    rng.shuffle(chosen)
+    return tuple({_name(tool): tool for tool in chosen}.values())
 
 
-def _calling(title: str, arguments: dict[str, Any]) -> Message:
-    call = {"id": "call_0", "type": "function", "function": {"name": title, "arguments": arguments}}
+def _calling(tool: Tool, arguments: dict[str, Any]) -> Message:
+    call = {"id": "call_0", "type": "function", "function": {"name": _name(tool), "arguments": arguments}}
     return {"role": "assistant", "content": "", "tool_calls": [call]}
 
 
-def _key(title: str, arguments: dict[str, Any]) -> str:
-    if title == "add":
-        return sum_key("+", *arguments.values())
-    return title + dumps(arguments)
+def _key(tool: Tool, arguments: dict[str, Any]) -> str:
+    return sum_key("+", *arguments.values()) if tool is ADD else _name(tool) + str(sorted(arguments.values(), key=str))
 
 
-def _known(title: str, arguments: dict[str, Any]) -> bool:
+def _known(tool: Tool, arguments: dict[str, Any]) -> bool:
     """Whether the assistant can answer this without a tool."""
-    return max(arguments.values()) < {"add": 100, "multiply": 11}[title] if title in ("add", "multiply") else False
+    largest = max(arguments.values()) if tool in (ADD, MULTIPLY) else 0
+    return 0 < largest < 100 if tool is ADD else 0 < largest < 11
 
 
 def call(rng: Random, held: bool) -> Exchange:
     def propose() -> tuple[str, Exchange]:
-        question, title, arguments, _, _ = rng.choice(_TASKS)(rng)
-        messages = (user(question), _calling(title, arguments))
-        return _key(title, arguments), Exchange("tool call", messages, tools=_offer(rng, title))
+        question, tool, arguments, _, _ = rng.choice(_TASKS)(rng)
+        messages = (user(question), _calling(tool, arguments))
+        return _key(tool, arguments), Exchange("tool call", messages, tools=_offer(rng, tool))
     return draw(held, propose)
 
 
 def call_and_tell(rng: Random, held: bool) -> Exchange:
     """The whole way: question, call, result, answer; graded is the answer."""
     def propose() -> tuple[str, Exchange]:
-        question, title, arguments, result, told = rng.choice(_TASKS)(rng)
+        question, tool, arguments, result, told = rng.choice(_TASKS)(rng)
         answer: Message = {"role": "tool", "content": result, "tool_call_id": "call_0"}
-        messages = (user(question), _calling(title, arguments), answer, assistant(told))
-        return _key(title, arguments), Exchange("tool result", messages, tools=_offer(rng, title))
+        messages = (user(question), _calling(tool, arguments), answer, assistant(told))
+        return _key(tool, arguments), Exchange("tool result", messages, tools=_offer(rng, tool))
     return draw(held, propose)
 
 
@@ -157,28 +166,28 @@ def call_again(rng: Random, held: bool) -> Exchange:
     def propose() -> tuple[str, Exchange]:
         first = call_and_tell(rng, False)
         while True:
-            question, title, arguments, _, _ = rng.choice(_TASKS)(rng)
-            if TOOLS[title] in first.tools:
+            question, tool, arguments, _, _ = rng.choice(_TASKS)(rng)
+            if tool in first.tools:
                 break
-        messages = (*first.messages, user(question), _calling(title, arguments))
-        return _key(title, arguments), Exchange("tool call", messages, tools=first.tools)
+        messages = (*first.messages, user(question), _calling(tool, arguments))
+        return _key(tool, arguments), Exchange("tool call", messages, tools=first.tools)
     return draw(held, propose)
 
 
 def no_fitting_tool(rng: Random, held: bool) -> Exchange:
     def propose() -> tuple[str, Exchange]:
         while True:
-            question, title, arguments, _, _ = rng.choice(_TASKS)(rng)
-            if not _known(title, arguments):
+            question, tool, arguments, _, _ = rng.choice(_TASKS)(rng)
+            if not _known(tool, arguments):
                 break
-        tools = tuple(tool for tool in _offer(rng, None) if tool is not TOOLS[title])
+        offered = tuple(each for each in _offer(rng, None) if _name(each) != _name(tool))
         messages = (user(question), assistant(NO_TOOL))
-        return _key(title, arguments), Exchange("no tool", messages, tools=tools)
+        return _key(tool, arguments), Exchange("no tool", messages, tools=offered)
     return draw(held, propose)
 
 
 def tool_not_needed(rng: Random, held: bool) -> Exchange:
     """Tools are there, but the answer is known."""
     plain = rng.choice((fact, add_or_subtract, set_phrase))(rng, held)
-    tools = tuple(tool for tool in _offer(rng, None) if tool is not TOOLS["add"])
+    tools = tuple(tool for tool in _offer(rng, None) if tool is not ADD)
     return Exchange("no tool", plain.messages, tools=tools)

@@ -1,5 +1,6 @@
 """The small closed world: who and what the texts are about."""
 
+import re
 from random import Random
 
 GIRLS = (
@@ -43,6 +44,7 @@ CITIES = (
 )
 JOBS = ("baker", "farmer", "teacher", "doctor", "sailor", "painter", "pilot", "singer", "gardener", "cook")
 
+_BARE = re.compile(r"\b([Aa]) (?=[aeiou])")
 _STARTS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "tr", "sk", "pl", "sh")
 _VOWELS = ("a", "e", "i", "o", "u", "ee", "oo")
 _ENDS = ("", "", "n", "l", "r", "s", "k", "m", "x")
@@ -51,6 +53,11 @@ _ENDS = ("", "", "n", "l", "r", "s", "k", "m", "x")
 def a(noun: str) -> str:
     """The noun with its indefinite article."""
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+def articles(text: str) -> str:
+    """`a` becomes `an` before a vowel, in a text that was filled in."""
+    return _BARE.sub(r"\1n ", text)
 
 
 def invent(rng: Random) -> str:

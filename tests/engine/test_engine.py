@@ -17,7 +17,7 @@ from nearfield.core.types import FinishReason
 from nearfield.engine.build import Loaded, load_engine
 from nearfield.engine.engine import Engine
 
-GREEDY = SamplingParams(max_tokens=24, temperature=0, ignore_eos=True, logprobs=5)
+GREEDY = SamplingParams(max_tokens=40, temperature=0, ignore_eos=True, logprobs=5)
 SEEDED = replace(GREEDY, temperature=0.9, top_p=0.95, seed=11)
 KINDS = {"greedy": GREEDY, "seeded": SEEDED}
 PAGE = 16
@@ -78,7 +78,7 @@ def alone(pocket: Path) -> dict[tuple[str, int], list[Output]]:
 VARIANTS: dict[str, dict[str, Any]] = {
     "batch of 16": {}, "no prefix cache": {"prefix_cache": False}, "chunks of 7": {"max_step_tokens": 7},
     "chunks of 33, batch of 5": {"max_step_tokens": 33, "max_seqs": 5},
-    "preempted": {"kv_memory": 22 * 49152 * 2},
+    "preempted": {"kv_memory": 20 * 98304},
 }
 
 
@@ -169,7 +169,7 @@ def test_cancel_frees_everything_at_once(pocket: Path) -> None:
 def test_max_tokens_and_finish_reasons(pocket: Path) -> None:
     engine = make(pocket).engine
     free = run(engine, [Request("r", prompt(1), GREEDY)])["r"]
-    assert free[-1].finish_reason is FinishReason.LENGTH and free[-1].completion_tokens == 24
+    assert free[-1].finish_reason is FinishReason.LENGTH and free[-1].completion_tokens == 40
     wanted = tokens(free)[9]
     first = tokens(free).index(wanted)
     stop = replace(GREEDY, stop_token_ids=(wanted,))
@@ -250,7 +250,7 @@ def test_a_bad_request_is_refused_and_leaves_nothing(change: dict[str, Any], mes
 
 def test_context_limits_are_told_with_both_numbers(pocket: Path) -> None:
     engine = make(pocket, max_context=100).engine
-    with pytest.raises(ContextLengthError, match=r"prompt has 90 tokens.*asks for 24 more.*length of 100"):
+    with pytest.raises(ContextLengthError, match=r"prompt has 90 tokens.*asks for 40 more.*length of 100"):
         engine.add(Request("r", prompt(1, 90), GREEDY))
     with pytest.raises(ContextLengthError, match=r"prompt has 100 tokens.*length of 100"):
         engine.add(Request("r", prompt(1, 100), replace(GREEDY, max_tokens=None)))
@@ -261,7 +261,7 @@ def test_context_limits_are_told_with_both_numbers(pocket: Path) -> None:
 
 
 def test_a_small_cache_bounds_the_context(pocket: Path) -> None:
-    loaded = make(pocket, kv_memory=10 * 49152 * 2)
+    loaded = make(pocket, kv_memory=10 * 98304)
     assert loaded.engine.max_context == loaded.engine.stats().pages_total * PAGE < 2048
     full = Request("r", prompt(1, loaded.engine.max_context - 5), replace(GREEDY, max_tokens=5))
     assert len(tokens(run(loaded.engine, [full, replace(full, request_id="s")])["s"])) == 5

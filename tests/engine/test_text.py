@@ -114,3 +114,11 @@ def test_only_the_first_space_is_dropped(spaced: Tokenizer, text: str) -> None:
     answer = TextStream(spaced, SamplingParams())
     ids = spaced.encode(text)
     assert "".join(map(answer.push, ids)) + answer.finish() == text == spaced.decode(ids)
+
+
+@pytest.mark.parametrize(("after", "want"), [("Once", " upon"), ("<s>", "upon"), (None, "upon"), ("padding", "upon")])
+def test_an_answer_goes_on_with_the_text_of_the_prompt(after: str | None, want: str, spaced: Tokenizer) -> None:
+    ids = {"Once": spaced.encode("Once", add_special=False)[-1], "<s>": spaced.bos_id,
+           "padding": spaced.vocab_size + 5, None: None}
+    answer = TextStream(spaced, SamplingParams(), after=ids[after])
+    assert "".join(map(answer.push, spaced.encode("upon", add_special=False))) == want

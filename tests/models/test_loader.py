@@ -77,7 +77,7 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
 def test_a_broken_config_names_the_key(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     config = write(tmp_path, **change)
     if message == "ok":
-        assert read_spec(config).rope.scaling == "default"
+        assert read_spec(config).rope.scaling == "none"
         return
     with pytest.raises(ModelError, match=r"config\.json: ") as caught:
         read_spec(config)

@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 from jinja2.exceptions import TemplateError
+
 from pocket import facts, reading, stories, sums, talk, tools
 from pocket.evaluate import GRADED, story_holds
 from pocket.exchange import Exchange, is_held, user
@@ -59,7 +60,7 @@ def test_training_texts_hold_no_held_out_sum(texts: list[str]) -> None:
                          ids=lambda maker: maker.__name__)
 def test_held_out_questions_are_never_drawn_for_training(maker: object) -> None:
     def asked(held: bool) -> set[str]:
-        return {json.dumps((e.system, e.messages[:-1], *([e.answer] if not e.facts else []))) for e in drawn(maker, held)}
+        return {json.dumps((e.system, e.messages[:-1], e.facts or e.answer)) for e in drawn(maker, held)}
     assert not asked(True) & asked(False)
 
 
@@ -104,14 +105,14 @@ def test_a_story_that_changes_its_hero_does_not_hold() -> None:
     middle = len(told.text) // 2
     assert not story_holds(told.text[:middle] + told.text[middle:].replace(hero, "Zelda") + END, (hero, kind))
     assert not story_holds(told.text, (hero, kind))
-    assert not story_holds(told.text[:middle] + told.text[:middle] + told.text[middle:] + END, (hero, kind))
+    assert not story_holds(told.text[:middle] * 3 + told.text[middle:] + END, (hero, kind))
 
 
 def test_the_chat_format() -> None:
     call = {"function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
     messages = [{"role": "system", "content": "Be kind."}, user("1 + 2?"),
                 {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "3"}]
-    assert ChatFormat().render(messages, [tools.TOOLS["add"]], prompt=True) == (
+    assert ChatFormat().render(messages, [tools.ADD], prompt=True) == (
         "<|begin|><|system|>Be kind.\nTools:\nadd(a, b): Add two numbers.<|end|><|user|>1 + 2?<|end|><|assistant|>"
         '<tool_call>{"name": "add", "arguments": {"a": 1, "b": 2}}</tool_call><|end|><|tool|>3<|end|><|assistant|>')
 

@@ -51,7 +51,8 @@ def load_engine(model: str | Path | None, config: EngineConfig, *, random_weight
     kv = DenseKV(shape, config.kv_memory, TORCH_DTYPES[config.dtype])
     ops = select.build(config.dtype)
     positions = context_limit(spec, config, kv.num_pages * config.page_size)
-    with tqdm(total=spec.num_layers, desc="loading", unit="layer", disable=not progress, leave=False) as bar:
+    hidden = None if progress else True   # None: shown on a terminal only
+    with tqdm(total=spec.num_layers, desc="loading", unit="layer", disable=hidden, leave=False) as bar:
         decoder = load_decoder(folder, spec, ops, config.dtype, positions, random_weights=random_weights,
                                progress=lambda done, total: _show(bar, done))
     eos = generation.eos_ids + (words.eos_ids if words is not None else ())

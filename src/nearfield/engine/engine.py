@@ -112,7 +112,8 @@ class Engine:
             raise InvalidRequestError(f"request id {request.request_id} is in use", "request_id")
         self._scheduler.add(request)
         p = request.params
-        text = TextStream(self._tokenizer, p) if self._tokenizer is not None else None
+        last = request.prompt_ids[-1]
+        text = TextStream(self._tokenizer, p, after=last) if self._tokenizer is not None else None
         self._answers[request.request_id] = _Answer(
             request, secrets.randbits(64) if p.seed is None else p.seed,
             p.max_tokens or self.max_context - len(request.prompt_ids), text)

@@ -22,13 +22,16 @@ class TextStream:
     spelling, which a model with a padded vocabulary can make, add nothing. A stop string that is
     complete before the token number `params.min_tokens` is text like any other.
     `stopped` is the stop string that was met, or None.
+
+    `after` is the prompt's last token. Where that is text, the answer goes on with it, and keeps the
+    space that decoding by itself takes away: prompt and answer read as one.
     """
 
-    def __init__(self, tokenizer: Tokenizer, params: SamplingParams) -> None:
+    def __init__(self, tokenizer: Tokenizer, params: SamplingParams, after: TokenId | None = None) -> None:
         self._tokenizer = tokenizer
         self._params = params
         self._utf8 = getincrementaldecoder("utf-8")("replace")
-        self._at_start = True
+        self._at_start = not self._is_text(after)
         self._tokens = 0
         self._stops = [_StopMatcher(stop) for stop in params.stop]
         self._held = ""
@@ -56,6 +59,11 @@ class TextStream:
             self._at_start = False
             return self._without_first_space(token_id, data)
         return data
+
+    def _is_text(self, token_id: TokenId | None) -> bool:
+        if token_id is None or token_id >= self._tokenizer.vocab_size:
+            return False
+        return bool(self._tokenizer.decode([token_id]))
 
     def _is_special(self, token_id: TokenId) -> bool:
         """Decoding hides it, and shows it when asked to."""

@@ -1,11 +1,12 @@
 """Rotary position embedding: the angles of every position, computed once.
 
-Scalings: none, "linear" (Chen et al. 2023: positions divided by a factor), and "llama3" (Llama 3.1:
-low frequencies divided by a factor, high ones kept, a smooth ramp between).
+Scalings: none, "linear" (Chen et al. 2023: positions divided by a factor), and "ramp" (Grattafiori
+et al. 2024: low frequencies divided by a factor, high ones kept, a smooth ramp between).
 """
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ class RopeSpec:
     """How a model rotates: base `theta`, and its scaling with the numbers that scaling needs."""
 
     theta: float = 10000.0
-    scaling: str = "default"
+    scaling: Literal["none", "linear", "ramp"] = "none"
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
@@ -29,15 +30,15 @@ def frequencies(spec: RopeSpec, head_dim: int) -> Tensor:
     freq = spec.theta ** -exponent
     if spec.scaling == "linear":
         return freq / spec.factor
-    if spec.scaling == "llama3":
-        return _llama3(freq, spec)
+    if spec.scaling == "ramp":
+        return _ramp(freq, spec)
     return freq
 
 
-def _llama3(freq: Tensor, spec: RopeSpec) -> Tensor:
+def _ramp(freq: Tensor, spec: RopeSpec) -> Tensor:
     turns = spec.original_positions * freq / (2 * math.pi)   # of each pair over the original context
-    ramp = (turns - spec.low_freq_factor) / (spec.high_freq_factor - spec.low_freq_factor)
-    keep = ramp.clamp(0, 1)
+    keep = (turns - spec.low_freq_factor) / (spec.high_freq_factor - spec.low_freq_factor)
+    keep = keep.clamp(0, 1)
     return keep * freq + (1 - keep) * freq / spec.factor
 
 

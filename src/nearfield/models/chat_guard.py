@@ -154,8 +154,7 @@ def _encode_after_special(tokenizer: Tokenizer, text: str) -> list[TokenId]:
     the text is encoded behind a line break, whose ids are then taken away.
     """
     after_special = tokenizer.encode(tokenizer.special_tokens[0] + "a", add_special=False)[1:]
-    lead = _encode_plain(tokenizer, "\n")
-    behind = _encode_plain(tokenizer, "\n" + text)
-    if after_special == _encode_plain(tokenizer, "a") or behind[: len(lead)] != lead:
+    if after_special == _encode_plain(tokenizer, "a"):
         return _encode_plain(tokenizer, text)
-    return behind[len(lead) :]
+    lead, behind = _encode_plain(tokenizer, "\n"), _encode_plain(tokenizer, "\n" + text)
+    return behind[len(lead) :] if behind[: len(lead)] == lead else _encode_plain(tokenizer, text)

@@ -134,7 +134,7 @@ def rope_spec(config: Config) -> RopeSpec:
     if kind == "linear":
         return RopeSpec(theta, "linear", scaling.number("factor", 1.0))
     if kind == "llama3":
-        return RopeSpec(theta, "llama3", scaling.number("factor", 8.0),
+        return RopeSpec(theta, "ramp", scaling.number("factor", 8.0),
                         scaling.number("low_freq_factor", 1.0), scaling.number("high_freq_factor", 4.0),
                         scaling.integer("original_max_position_embeddings", 8192))
     raise config.error("rope_scaling", f"type {kind!r} is not supported; supported: default, linear, llama3")

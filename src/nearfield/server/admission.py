@@ -15,6 +15,7 @@ from nearfield.server.keys import KeyRing
 OPEN_PATHS = frozenset({"/health", "/ready"})
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 MAX_HEADERS = 100
+MAX_HEAD = 16 << 10
 HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 
@@ -50,8 +51,10 @@ class Admission:
 
 def _check_head(scope: Scope) -> None:
     """What no honest client sends."""
-    if len(scope["headers"]) > MAX_HEADERS:
-        raise ApiError(431, f"more than {MAX_HEADERS} headers")
+    # A head that came in one piece is not measured by h11.
+    size = sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope.get("raw_path", b""))
+    if len(scope["headers"]) > MAX_HEADERS or size > MAX_HEAD:
+        raise ApiError(431, f"more than {MAX_HEADERS} headers, or {MAX_HEAD} bytes of them")
     if _all(scope, b"content-length") and _all(scope, b"transfer-encoding"):
         raise bad_request("Content-Length and Transfer-Encoding exclude each other")
     hosts = _all(scope, b"host")

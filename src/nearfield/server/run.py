@@ -16,6 +16,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from nearfield.core.errors import ConfigError
+from nearfield.server.admission import MAX_HEAD
 from nearfield.server.connection import Connection
 from nearfield.server.service import Loop
 
@@ -23,7 +24,6 @@ DRAIN_SECONDS = 30.0
 """What running requests get to finish after the first signal."""
 CLOSE_SECONDS = 5
 """What finished replies get to reach their clients."""
-MAX_HEAD = 16 << 10
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 

@@ -24,7 +24,7 @@ def attend(q: Tensor, layer: KVLayer, plan: AttnPlan, window: int | None) -> Ten
     """Causal attention of q [T, H, d] over the layer's pages, scaled by 1/sqrt(d): [T, H, d].
 
     Each token sees the positions of its own sequence up to its own, the last `window` of them if
-    given (Mistral's sliding window: position i sees j with i - window < j <= i).
+    given (a sliding window: position i sees j with i - window < j <= i; Jiang et al. 2023).
     """
     out = torch.empty_like(q)
     for row in plan.chunks:

@@ -1,0 +1,77 @@
+"""The dialect that model authors write in, and templates that try to do too much."""
+
+import time
+from typing import Any
+
+import pytest
+
+from nearfield.core.errors import InvalidRequestError
+from nearfield.models import chat_limits
+from nearfield.models.chat_template import ChatTemplate
+
+USER = {"role": "user", "content": "Hello"}
+
+
+def render(source: str, messages: list[Any] | None = None) -> str:
+    return ChatTemplate({"default": source}, {"bos_token": "<s>"}, "here").render(messages or [USER])
+
+
+def test_dialect() -> None:
+    source = """{%- for m in messages -%}
+        {{- loop.index ~ '/' ~ loop.length }}{% generation %}[{{ m.content }}]{% endgeneration %}
+        {%- if loop.last %}!{% endif %}
+        {%- if m.content == 'stop' %}{% break %}{% endif %}
+    {%- endfor -%}
+    {{ {'a': '<é>'} | tojson }}{{ {'b': 1, 'a': 2} | tojson(indent=1, sort_keys=true) }}
+    {{- [1, 2] | tojson(separators=(',', ':')) }}{{ documents is none }}{{ bos_token }}{{ nothing }}"""
+    text = render(source, [{"content": "x"}, {"content": "stop"}, {"content": "y"}])
+    assert text == '1/3[x]2/3[stop]{"a": "<é>"}{\n "a": 2,\n "b": 1\n}[1,2]True<s>'
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'x' * 10000000000 }}",
+        "{{ [1] * 10000000000 }}",
+        "{{ 9 ** 999999 }}",
+        "{% set n = namespace(x=9) %}{% for i in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}",
+        "{% for i in range(1000000) %}{% endfor %}",
+        "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
+        "{% for a in range(999) %}{% block b scoped %}{% for c in range(999) %}{% endfor %}{% endblock %}{% endfor %}",
+        "{% for a in 'ab' recursive %}{% if loop.depth < 40 %}{{ loop('ab') }}{% endif %}{% endfor %}",
+        "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x %}{{ n.x }}{{ n.x }}{% endset %}{% endfor %}",
+        "{{ 'x'.ljust(99999999999) }}",
+        "{{ 'x' | center(99999999999) }}",
+        "{{ 'x' | center(999999 * 999999) }}",
+        "{{ '%99999999999d' % 1 }}",
+        "{{ '{:>99999999999}'.format(1) }}",
+        "{{ '%99999999999d' | format(1) }}",
+        "{{ ('\\n' * 999999) | indent(999999) }}",
+        "{{ ('a' * 999999) | replace('a', 'b' * 999999) }}",
+        "{{ ('a' * 999999).replace('a', 'b' * 999999) }}",
+        "{{ ['b'] * 999999 | join('a' * 999999) }}",
+        "{{ ('a' * 999999).join(['b'] * 999999) }}",
+        "{{ (['b'] * 999999) | map('upper') | join('a' * 999999) }}",
+        "{{ messages | tojson(indent=999999) }}",
+    ],
+)
+def test_bombs_are_refused(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_limits, "MAX_STEPS", 200_000)
+    begin = time.monotonic()
+    with pytest.raises(InvalidRequestError, match="the chat template|sandbox|tojson"):
+        render(source)
+    assert time.monotonic() - begin < 5
+
+
+def test_slow_templates_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_limits, "MAX_SECONDS", 0.2)
+    with pytest.raises(InvalidRequestError, match="more than 0.2 seconds"):
+        render("{% set s = 'a' * 9999999 %}{% for i in range(9999) %}{{ s | upper | length }}{% endfor %}")
+
+
+def test_each_rendering_has_its_own_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_limits, "MAX_STEPS", 50)
+    template = ChatTemplate({"default": "{% for i in range(30) %}.{% endfor %}"}, {}, "here")
+    assert [template.render([USER]) for _ in range(5)] == ["." * 30] * 5
