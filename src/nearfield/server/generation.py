@@ -28,6 +28,7 @@ class Generation:
         self._queue: asyncio.Queue[tuple[int, Output | NearfieldError]] = asyncio.Queue()
         self._events = asyncio.get_running_loop()
         self._running: set[RequestId] = set()
+        self._unread = len(requests)
         now = time.perf_counter()
         self._watches = [Stopwatch(service.metrics, now) for _ in requests]
 
@@ -52,7 +53,7 @@ class Generation:
 
         Ends when every request has finished. Raises NearfieldError when the engine failed one of them.
         """
-        while self._running:
+        while self._unread:
             try:
                 async with asyncio.timeout(patience):
                     first = await self._queue.get()
@@ -62,7 +63,7 @@ class Generation:
             arrived = [first]
             while not self._queue.empty():
                 arrived.append(self._queue.get_nowait())
-            yield [(index, self._checked(index, result)) for index, result in arrived]
+            yield [(index, self._checked(result)) for index, result in arrived]
 
     def _submit(self, index: int, request: Request) -> None:
         def on_output(result: Output | NearfieldError) -> None:
@@ -80,14 +81,21 @@ class Generation:
     def _arrived(self, index: int, result: Output | NearfieldError, at: float) -> None:
         if isinstance(result, Output):
             self._watches[index].saw(result, at)
+        else:
+            self._service.metrics.ended("error")
+        if _is_last(result):
+            self._running.discard(self._requests[index].request_id)
         self._queue.put_nowait((index, result))
 
-    def _checked(self, index: int, result: Output | NearfieldError) -> Output:
+    def _checked(self, result: Output | NearfieldError) -> Output:
         """Raises what the engine reports; a request that the server itself gave up is an error as well."""
-        if isinstance(result, Output) and result.finish_reason is None:
-            return result
-        self._running.discard(self._requests[index].request_id)
-        if isinstance(result, Output) and result.finish_reason is not FinishReason.ABORT:
-            return result
-        self._service.metrics.ended("error")
-        raise result if isinstance(result, NearfieldError) else EngineStoppedError("the request was aborted")
+        self._unread -= _is_last(result)
+        if isinstance(result, NearfieldError):
+            raise result
+        if result.finish_reason is FinishReason.ABORT:
+            raise EngineStoppedError("the request was aborted")
+        return result
+
+
+def _is_last(result: Output | NearfieldError) -> bool:
+    return isinstance(result, NearfieldError) or result.finish_reason is not None

@@ -31,6 +31,8 @@ from nearfield.server.service import Service
 MAX_ANSWERS = 128
 LARGE_TEXT = 4096
 """Characters above which text is tokenised off the event loop; below, a thread would cost more time."""
+TURN_SIZE = 64
+"""Characters that a turn counts beside its own: the template's work, and what it writes around it."""
 
 RECOMMENDED = ("temperature", "top_p", "top_k", "repetition_penalty")
 OPTIONS = (*RECOMMENDED, "min_tokens", "min_p", "presence_penalty", "frequency_penalty", "logit_bias", "seed",
@@ -102,7 +104,7 @@ def check_ids(service: Service, ids: Sequence[int] | Mapping[int, float], field:
 
 async def encode_text(service: Service, text: str, *, add_special: bool) -> list[int]:
     """Ids of a prompt in which special tokens may be spelt out."""
-    return await _off_loop(len(text), service.tokenizer.encode, text, add_special=add_special)
+    return await _off_loop(service, len(text), service.tokenizer.encode, text, add_special=add_special)
 
 
 async def encode_chat(service: Service, messages: Sequence[Message], *,
@@ -113,24 +115,26 @@ async def encode_chat(service: Service, messages: Sequence[Message], *,
     if template is None:
         raise bad_request(f"{service.name} has no chat template; use /v1/completions", "messages")
     turns = [_turn(message, f"messages.{i}") for i, message in enumerate(messages)]
-    size = sum(len(turn["content"] or "") for turn in turns)
+    size = sum(len(turn["content"]) + TURN_SIZE for turn in turns)
 
     def encode(listed: list[dict[str, Any]] | None) -> list[int]:
         return template.encode(service.tokenizer, turns, tools=listed, variables=variables,
                                add_generation_prompt=add_generation_prompt)
 
     if not tools:
-        return await _off_loop(size, encode, None)
-    ids = await _off_loop(size, encode, [tool.model_dump(exclude_none=True) for tool in tools])
-    if ids == await _off_loop(size, encode, None):
+        return await _off_loop(service, size, encode, None)
+    ids = await _off_loop(service, size, encode, [tool.model_dump(exclude_none=True) for tool in tools])
+    if ids == await _off_loop(service, size, encode, None):
         raise bad_request(f"the chat template of {service.name} has no place for tools", "tools")
     return ids
 
 
-async def _off_loop(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def _off_loop(service: Service, size: int, function: Callable[P, T], *args: P.args,
+                    **kwargs: P.kwargs) -> T:
     if size <= LARGE_TEXT:
         return function(*args, **kwargs)
-    return await asyncio.to_thread(function, *args, **kwargs)
+    async with service.heavy:
+        return await asyncio.to_thread(function, *args, **kwargs)
 
 
 def _turn(message: Message, place: str) -> dict[str, Any]:

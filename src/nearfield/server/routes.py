@@ -46,8 +46,7 @@ async def model(service: Service, request: Request) -> Response:
 
 async def metrics(service: Service, _request: Request) -> Response:
     """Prometheus text."""
-    text = await asyncio.to_thread(service.metrics.render)
-    return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+    return Response(service.metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 async def tokenize(service: Service, request: Request) -> Response:

@@ -3,8 +3,9 @@
 The engine's `Loaded` and `EngineLoop` have this shape; so have the doubles that the tests use.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from nearfield.core.errors import ConfigError, NearfieldError
@@ -12,6 +13,9 @@ from nearfield.core.request import EngineStats, Output, Request
 from nearfield.core.types import RequestId, TokenId
 from nearfield.server.errors import ApiError
 from nearfield.server.metrics import Metrics
+
+MAX_HEAVY = 2
+"""Long texts tokenised at once: more would take the engine's cores, and the threads that others wait for."""
 
 OnOutput = Callable[[Output | NearfieldError], None]
 
@@ -90,7 +94,7 @@ class Service:
     """One served model: read by every endpoint, changed by none.
 
     vocab_size: ids below it are both spelt by the tokenizer and known to the model's logits; an id in
-    between would be computed and could not be written.
+    between would be computed and could not be written. heavy: held while a long text is tokenised.
     """
 
     name: str
@@ -102,6 +106,7 @@ class Service:
     vocab_size: int
     loop: Loop
     metrics: Metrics
+    heavy: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_HEAVY))
 
     def require_model(self, name: str) -> None:
         """Raises ApiError (404) when `name` is not what is served here."""
