@@ -3,7 +3,8 @@
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,19 @@ def events(response: httpx.Response) -> list[dict[str, Any]]:
     assert lines[-1] == "data: [DONE]", lines
     assert all(line.startswith("data: ") for line in lines)
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 2) -> bool:
+    """Whether `condition` comes true within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+def idle(loop: Loop) -> bool:
+    """Whether the engine comes to rest: it says so a moment after the last reply."""
+    return eventually(lambda: loop.stats().running + loop.stats().waiting == 0)
 
 
 @contextmanager

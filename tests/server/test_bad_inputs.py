@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nearfield.server.body import MAX_BODY
 from tests.doubles import FakeEngine, FakeTokenizer
-from tests.server.serving import Serving
+from tests.server.serving import Serving, idle
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 VOCAB = FakeTokenizer.vocab_size
@@ -214,7 +214,7 @@ def test_any_body(server: Serving, path: str, fields: dict[str, Any], whole: boo
 def test_the_engine_is_as_it_was(server: Serving) -> None:
     """After all of the above: an answer, and nothing left behind."""
     canary(server)
-    assert server.loop.stats().running == server.loop.stats().waiting == 0
+    assert idle(server.loop)
 
 
 @given(text=st.binary(max_size=200))

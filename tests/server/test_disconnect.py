@@ -1,7 +1,7 @@
 """Ends that are not the plain one: clients that leave, engines that fail, queues that are full."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import httpx
 import openai
@@ -10,14 +10,7 @@ import pytest
 from nearfield.core.errors import NearfieldError
 from nearfield.server import answers, stream
 from tests.doubles import FakeEngineLoop
-from tests.server.serving import Serving, serving, started
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 2) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
+from tests.server.serving import Serving, eventually, idle, serving, started
 
 
 @pytest.fixture
@@ -44,7 +37,7 @@ def test_a_client_that_leaves_frees_all_its_requests(
                 next(reply.iter_lines())
                 raise httpx.ReadTimeout("enough")
     assert eventually(lambda: len(loop.cancelled) == 3)
-    assert loop.stats().running == loop.stats().waiting == 0
+    assert idle(loop)
     assert 'finish_reason="abort",model_name="fake"} 3.0' in server.http.get("/metrics").text
     assert server.chat(max_tokens=1).status_code == 200
 
@@ -90,7 +83,7 @@ def test_a_bug_while_a_reply_is_written_is_named_to_nobody(monkeypatch: pytest.M
     assert reply.status_code == 500 and "secret" not in reply.text
     with pytest.raises(httpx.RemoteProtocolError):
         fake.complete(stream=True)
-    assert fake.loop.stats().running == 0
+    assert idle(fake.loop)
     assert fake.chat().status_code == 200
 
 

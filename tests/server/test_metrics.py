@@ -2,11 +2,12 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.server.serving import Serving
+from tests.server.serving import Serving, idle
 
 
 def read(server: Serving) -> dict[str, float]:
     """The samples of /metrics, by name; those of several labels are added up."""
+    assert idle(server.loop)
     reply = server.http.get("/metrics")
     assert reply.headers["content-type"].startswith("text/plain")
     samples: dict[str, float] = {}

@@ -1,7 +1,6 @@
 """What the `openai` client sees, over the engine double and over the pocket model."""
 
 import asyncio
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +8,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 
-from tests.server.serving import Serving
+from tests.server.serving import Serving, idle
 
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello, who are you?"}]
 
@@ -159,10 +158,7 @@ def test_leaving_a_stream_frees_its_request(client: openai.OpenAI, server: Servi
         model=server.name, messages=MESSAGES, stream=True, extra_body={"ignore_eos": True}, n=2)
     next(iter(stream))
     stream.close()
-    deadline = time.monotonic() + 2
-    while server.loop.stats().running + server.loop.stats().waiting and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert server.loop.stats().running == server.loop.stats().waiting == 0
+    assert idle(server.loop)
 
 
 def test_fifty_streams_at_once(server: Serving) -> None:

@@ -60,6 +60,11 @@ class CacheManager:
         return self._index.cached
 
     @property
+    def evictable(self) -> int:
+        """Cached pages that no request uses: as good as free."""
+        return self._index.evictable
+
+    @property
     def capacity(self) -> int:
         """Positions that a request which is alone can have."""
         return self._pool.total * self.page_size

@@ -136,7 +136,10 @@ class Output:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """A moment's figures of the engine, for /metrics and for tables. Counters only grow."""
+    """A moment's figures of the engine, for /metrics and for tables. Counters only grow.
+
+    pages_cached are those that hold prefixes and that no request uses now: as good as free.
+    """
 
     running: int
     waiting: int

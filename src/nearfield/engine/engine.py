@@ -135,7 +135,7 @@ class Engine:
         s, cache, c = self._scheduler, self._cache, self._counters
         return EngineStats(
             running=s.running, waiting=s.waiting, pages_total=cache.total, pages_free=cache.free,
-            pages_cached=cache.cached, steps=c.steps, preemptions=s.preemptions,
+            pages_cached=cache.evictable, steps=c.steps, preemptions=s.preemptions,
             prompt_tokens=c.prompt_tokens, cached_tokens=c.cached_tokens,
             generated_tokens=c.generated_tokens, max_batch=c.max_batch)
 
