@@ -3,15 +3,17 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from queue import Queue
 from typing import Any
 
 import pytest
 
+from nearfield.core.config import EngineConfig
 from nearfield.core.errors import EngineStoppedError, InvalidRequestError, NearfieldError, QueueFullError
 from nearfield.core.request import Output, Request, SamplingParams
 from nearfield.core.types import FinishReason
-from nearfield.engine.build import Loaded
+from nearfield.engine.build import Loaded, load_engine
 from nearfield.engine.loop import EngineLoop
 
 PARAMS = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True)
@@ -121,11 +123,17 @@ def test_a_failing_step_fails_its_requests_and_not_the_engine(
     assert isinstance(after.all()[-1], Output)
 
 
-def test_a_full_queue_is_told_in_the_callers_thread(loop: EngineLoop, monkeypatch: pytest.MonkeyPatch,
-                                                    loaded_pocket: Loaded) -> None:
-    monkeypatch.setattr(loaded_pocket.engine, "config", replace(loaded_pocket.engine.config, max_waiting=0))
-    with pytest.raises(QueueFullError):
-        loop.submit(request("r"), Inbox())
+def test_a_full_queue_is_told_in_the_callers_thread(pocket: Path) -> None:
+    config = EngineConfig(dtype="fp32", kv_memory=16 << 20, max_seqs=1, max_waiting=1)
+    loop = EngineLoop(load_engine(pocket, config).engine)
+    loop.start()
+    box = Inbox()
+    loop.submit(request("runs", max_tokens=1500), box)
+    box.queue.get(timeout=WAIT)
+    loop.submit(request("waits"), Inbox())
+    with pytest.raises(QueueFullError, match="1 requests are waiting"):
+        loop.submit(request("one too many"), Inbox())
+    loop.stop()
 
 
 def test_drain_finishes_what_runs_and_refuses_the_rest(loop: EngineLoop) -> None:

@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from nearfield.cache.store import DenseKV, KVShape
+from nearfield.core.config import DType
 from nearfield.core.plan import Row, StepPlan
 from nearfield.engine.batch import build_inputs, dense_inputs
 from nearfield.kernels import select
@@ -15,6 +16,7 @@ from nearfield.models.decoder import Decoder
 from nearfield.models.loader import load_decoder
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config
+from nearfield.models.tokenizer import load_tokenizer
 
 TINY: dict[str, Any] = {
     "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
@@ -51,16 +53,17 @@ def make_folder(family: str, folder: Path) -> Any:
     return model
 
 
-def load(folder: Path) -> Decoder:
+def load(folder: Path, dtype: DType = "fp32") -> Decoder:
     spec = read_spec(Config.load(folder / "config.json"))
-    return load_decoder(folder, spec, select.build("fp32"), "fp32", spec.max_positions)
+    return load_decoder(folder, spec, select.build(dtype), dtype, spec.max_positions)
 
 
 def paged_logits(model: Decoder, ids: list[int], chunks: list[int], page_size: int = 4) -> torch.Tensor:
     """Logits of every position, computed chunk by chunk through pages in a scattered order."""
     spec = model.spec
     shape = KVShape(spec.num_layers, spec.num_kv_heads, spec.head_dim, page_size)
-    kv = DenseKV(shape, 64 * shape.page_bytes(torch.float32), torch.float32)
+    dtype = model.norm.weight.dtype
+    kv = DenseKV(shape, 64 * shape.page_bytes(dtype), dtype)
     pages = tuple(torch.randperm(64)[:-(-len(ids) // page_size)].tolist())
     logits, start = [], 0
     for size in chunks:
@@ -102,9 +105,27 @@ def test_dense_path_has_gradients(tmp_path: Path) -> None:
     assert weight.grad is not None and weight.grad.abs().max() > 0
 
 
-def test_trained_weights_equal_transformers(shared_data: Path) -> None:
-    folder = shared_data / "weights" / "tinystories-656k"
+def compare_trained(folder: Path, vocab: int) -> None:
     reference = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    ids = torch.randint(3, 2048, (200,), generator=torch.Generator().manual_seed(1)).tolist()
+    ids = torch.randint(3, vocab, (200,), generator=torch.Generator().manual_seed(1)).tolist()
     got = paged_logits(load(folder), ids, [64, 100, 36])
     assert (got - reference_logits(reference, ids)).abs().max() <= 1e-3
+
+
+def test_tinystories_equals_transformers(shared_data: Path) -> None:
+    compare_trained(shared_data / "weights" / "tinystories-656k", 2048)
+
+
+def test_the_pocket_model_equals_transformers(pocket: Path) -> None:
+    compare_trained(pocket, 2048)
+
+
+@pytest.mark.parametrize(("dtype", "close"), [("bf16", 0.05), ("fp16", 0.01)])
+def test_narrow_dtypes_stay_close_to_fp32(dtype: DType, close: float, pocket: Path) -> None:
+    """Mean KL divergence (nats) from fp32, and the choice of the best token, over real text."""
+    ids = load_tokenizer(pocket).encode("Once upon a time there was a small dog. The dog liked to play in the park. ")
+    exact = paged_logits(load(pocket), ids, [len(ids)]).log_softmax(-1)
+    narrow = paged_logits(load(pocket, dtype), ids, [5, len(ids) - 6, 1]).log_softmax(-1)
+    kl = (exact.exp() * (exact - narrow)).sum(-1)
+    assert 0 <= kl.mean() < close
+    assert (exact.argmax(-1) == narrow.argmax(-1)).float().mean() > 0.9
