@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 Array = npt.NDArray[np.float32]
 
-_MAGIC = 0x616B3432
+_MAGIC = (0x616B3432).to_bytes(4, "little")
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,11 @@ _VERSION_1_ORDER = ("attention_norm", "ffn_norm", "final_norm", "embed", "wq", "
 def read(path: Path) -> tuple[Shape, dict[str, Array]]:
     """The shape and the arrays of a llama2.c file. Raises ValueError when a byte is left over or missing."""
     data = path.read_bytes()
-    if len(data) < 28:
+    version_1 = data[:4] == _MAGIC
+    if len(data) < (256 if version_1 else 28):
         raise ValueError(f"{path}: too short for a llama2.c checkpoint")
-    version_1 = struct.unpack_from("<I", data)[0] == _MAGIC
+    if version_1 and struct.unpack_from("<i", data, 4)[0] != 1:
+        raise ValueError(f"{path}: is of a version other than 0 and 1; export it again as one of these")
     numbers = struct.unpack_from("<7i", data, 8 if version_1 else 0)
     dim, hidden, layers, heads, kv_heads, vocab, positions = numbers
     tied = bool(data[36]) if version_1 else vocab > 0

@@ -22,6 +22,7 @@ from nearfield.core.errors import (
 )
 from nearfield.core.request import EngineStats, Output, Request, TokenLogprob
 from nearfield.core.types import FinishReason, RequestId, TokenId
+from nearfield.models.generation import GenerationDefaults
 
 SPECIALS = ("<|bos|>", "<|eos|>", "<|im_start|>", "<|im_end|>")
 SENTENCE = "Hello from the engine double: caf\u00e9 \u2713 done"
@@ -78,16 +79,6 @@ class FakeTemplate:
 
 
 @dataclass(frozen=True)
-class FakeDefaults:
-    """What a generation_config.json may say."""
-
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    repetition_penalty: float | None = None
-
-
-@dataclass(frozen=True)
 class FakeEngine:
     """The figures of an engine that the floors above read."""
 
@@ -103,7 +94,7 @@ class FakeLoaded:
     engine: FakeEngine = FakeEngine()
     tokenizer: FakeTokenizer = FakeTokenizer()
     template: FakeTemplate | None = FakeTemplate()
-    generation: FakeDefaults = FakeDefaults()
+    generation: GenerationDefaults = GenerationDefaults()
 
 
 Script = Callable[[Request], Sequence[TokenId] | NearfieldError]

@@ -5,19 +5,20 @@
     print(llm.generate(["Once upon a time"], SamplingParams(max_tokens=40))[0].text)
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, SupportsIndex, cast
 
 from tqdm import tqdm
 
 from nearfield.core.config import DType, EngineConfig, parse_bytes
-from nearfield.core.errors import InvalidRequestError
+from nearfield.core.errors import InvalidRequestError, NearfieldError
 from nearfield.core.request import Output, Request, SamplingParams, TokenLogprob
 from nearfield.core.types import FinishReason, RequestId, TokenId
 from nearfield.engine.build import Loaded, load_engine
+from nearfield.engine.engine import Engine
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[TokenId]
@@ -66,10 +67,11 @@ class LLM:
                  progress: bool = True) -> list[Completion]:
         """Complete each prompt (text, or token ids) and return the answers in the prompts' order.
 
-        All prompts are batched together. A bar shows on long work, on a terminal.
+        All prompts are batched together. Without `params`, the sampling that the model's authors
+        recommend (generation_config.json). A bar shows on long work, on a terminal.
         """
-        ids = [self.encode(p) if isinstance(p, str) else tuple(p) for p in _listed(prompts)]
-        return self._complete(ids, params or SamplingParams(), progress)
+        ids = [self.encode(p) if isinstance(p, str) else tuple(map(int, p)) for p in _listed(prompts)]
+        return self._complete(ids, params or self.loaded.generation.params(), progress)
 
     def chat(self, messages: Sequence[Message] | Sequence[Sequence[Message]],
              params: SamplingParams | None = None, *, progress: bool = True) -> list[Completion]:
@@ -77,19 +79,19 @@ class LLM:
         one = bool(messages) and isinstance(messages[0], Mapping)
         chats = cast(Sequence[Sequence[Message]], [messages] if one else messages)
         ids = [self.encode_chat(chat) for chat in chats]
-        return self._complete(ids, params or SamplingParams(max_tokens=None), progress)
+        return self._complete(ids, params or self.loaded.generation.params(max_tokens=None), progress)
 
     def score(self, token_ids: Sequence[TokenId]) -> list[float]:
         """The log-probability (nats) of each token after the ones before it: len(token_ids) - 1 values."""
         if len(token_ids) < 2:
             raise InvalidRequestError("score needs at least two tokens", "token_ids")
-        request = Request(self._next_id(), tuple(token_ids), SamplingParams(max_tokens=1), score=True)
+        request = Request(self._next_id(), tuple(map(int, token_ids)), SamplingParams(max_tokens=1), score=True)
         last = list(self._run([request]))[-1]
         return list(last.scores or ())
 
-    def stream(self, prompt_ids: Sequence[TokenId], params: SamplingParams | None = None) -> Iterator[Output]:
-        """One answer, token by token. Closing the iterator cancels it."""
-        request = Request(self._next_id(), tuple(prompt_ids), params or SamplingParams())
+    def stream(self, prompt_ids: Sequence[TokenId], params: SamplingParams | None = None) -> Generator[Output]:
+        """One answer, token by token. Closing the iterator cancels it; until its end nothing else can run."""
+        request = Request(self._next_id(), tuple(map(int, prompt_ids)), params or self.loaded.generation.params())
         return self._run([request])
 
     def encode(self, text: str) -> tuple[TokenId, ...]:
@@ -121,25 +123,35 @@ class LLM:
         return [_completion(i // params.n, request, outputs[request.request_id])
                 for i, request in enumerate(requests)]
 
-    def _run(self, requests: Iterable[Request]) -> Iterator[Output]:
-        """Step until all of `requests` have ended; whatever happens, none of them stays behind."""
-        engine, left = self.loaded.engine, set[RequestId]()
-        try:
-            for request in requests:
-                engine.add(request)
-                left.add(request.request_id)
-            while left:
-                for output in engine.step():
-                    if output.finish_reason is not None:
-                        left.discard(output.request_id)
-                    yield output
-        finally:
-            for request_id in left:
-                engine.cancel(request_id)
+    def _run(self, requests: Sequence[Request]) -> Generator[Output]:
+        """Check all of `requests` now; what comes of them, as it is read."""
+        for request in requests:
+            self.loaded.engine.validate(request)
+        return _steps(self.loaded.engine, requests)
+
+
+def _steps(engine: Engine, requests: Sequence[Request]) -> Generator[Output]:
+    """Step until all of `requests` have ended; whatever happens, none of them stays behind."""
+    if engine.has_work:
+        raise InvalidRequestError("a stream of this LLM is under way; read it to its end or close it first")
+    left = {request.request_id for request in requests}
+    try:
+        for request in requests:
+            engine.add(request)
+        while left:
+            for output in engine.step():
+                if output.finish_reason is FinishReason.ABORT:
+                    raise NearfieldError("the model's numbers overflowed; fp32 or bf16 have the range that fp16 lacks")
+                if output.finish_reason is not None:
+                    left.discard(output.request_id)
+                yield output
+    finally:
+        for request_id in left:
+            engine.cancel(request_id)
 
 
 def _listed(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
-    one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
+    one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], SupportsIndex))
     return cast(Sequence[Prompt], [prompts] if one else prompts)
 
 

@@ -8,6 +8,7 @@ from queue import Queue
 from typing import Any
 
 import pytest
+import torch
 
 from nearfield.core.config import EngineConfig
 from nearfield.core.errors import EngineStoppedError, InvalidRequestError, NearfieldError, QueueFullError
@@ -15,6 +16,7 @@ from nearfield.core.request import Output, Request, SamplingParams
 from nearfield.core.types import FinishReason
 from nearfield.engine.build import Loaded, load_engine
 from nearfield.engine.loop import EngineLoop
+from nearfield.models.decoder import Decoder
 
 PARAMS = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True)
 WAIT = 60.0
@@ -121,6 +123,64 @@ def test_a_failing_step_fails_its_requests_and_not_the_engine(
     monkeypatch.undo()
     loop.submit(request("r"), after)
     assert isinstance(after.all()[-1], Output)
+
+
+def test_a_request_that_arrives_during_a_failing_step_is_served(
+        loop: EngineLoop, loaded_pocket: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, first, late = loaded_pocket.engine.step, Inbox(), Inbox()
+
+    def fail() -> list[Output]:
+        monkeypatch.setattr(loaded_pocket.engine, "step", real)
+        loop.submit(request("late"), late)
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr(loaded_pocket.engine, "step", fail)
+    loop.submit(request("first"), first)
+    assert isinstance(first.all()[-1], NearfieldError)
+    last = late.all()[-1]
+    assert isinstance(last, Output) and last.completion_tokens == 8
+    assert loop.drain(WAIT)
+
+
+def test_a_bug_in_add_fails_its_request_and_not_the_thread(
+        loop: EngineLoop, loaded_pocket: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(request: Request) -> None:
+        raise TypeError("injected")
+
+    box, after = Inbox(), Inbox()
+    with monkeypatch.context() as patched:
+        patched.setattr(loaded_pocket.engine, "add", fail)
+        loop.submit(request("r"), box)
+        assert isinstance(box.all()[-1], NearfieldError)
+    loop.submit(request("r"), after)
+    assert isinstance(after.all()[-1], Output)
+
+
+def test_if_the_thread_dies_nobody_waits_for_it(
+        loop: EngineLoop, loaded_pocket: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(request_id: str) -> None:
+        raise KeyboardInterrupt
+
+    box = Inbox()
+    loop.submit(request("r", max_tokens=1500), box)
+    box.queue.get(timeout=WAIT)
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    with monkeypatch.context() as patched:
+        patched.setattr(loaded_pocket.engine, "cancel", fail)
+        loop.cancel("r")
+        assert isinstance(box.all()[-1], EngineStoppedError)
+    with pytest.raises(EngineStoppedError):
+        loop.submit(request("s"), Inbox())
+    loaded_pocket.engine.cancel("r")
+
+
+def test_numbers_that_overflow_are_told(
+        loop: EngineLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Decoder, "logits", lambda model, hidden: torch.full((len(hidden), 2048), float("nan")))
+    box = Inbox()
+    loop.submit(request("r"), box)
+    error = box.all()[-1]
+    assert isinstance(error, NearfieldError) and "overflowed" in str(error)
 
 
 def test_a_full_queue_is_told_in_the_callers_thread(pocket: Path) -> None:

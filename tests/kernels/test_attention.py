@@ -64,3 +64,34 @@ def test_rows_of_unlike_length_decode_in_groups_of_their_own() -> None:
     assert [sorted(g.lengths.tolist()) for g in groups] == [[3, 4, 5], [1500, 2000]]
     for group in groups:
         assert [rows[i].end for i in group.index.tolist()] == group.lengths.tolist()
+
+
+def test_what_a_page_held_before_does_not_leak_through() -> None:
+    dtype = torch.float32
+    shape = KVShape(1, KV_HEADS, SIZE, PAGE)
+    rows = tuple(Row(str(n), (0,), n - 1, pages, True) for n, pages in ((5, (3, 4)), (8, (1, 2)), (10, (5, 6, 7))))
+    outs = []
+    for stale in (0.0, float("nan")):
+        torch.manual_seed(0)
+        kv = DenseKV(shape, 8 * shape.page_bytes(dtype), dtype)
+        layer = kv.layer(0)
+        layer.k.fill_(stale)
+        layer.v.fill_(stale)
+        for row in rows:
+            slots = torch.tensor([row.pages[p // PAGE] * PAGE + p % PAGE for p in range(row.end)])
+            reference.store_kv(layer, torch.randn(row.end, KV_HEADS, SIZE), torch.randn(row.end, KV_HEADS, SIZE), slots)
+        plan = build_inputs(StepPlan(rows), kv, PAGE).attn
+        outs.append(reference.attend(torch.randn(3, HEADS, SIZE), layer, plan, None))
+    assert torch.equal(outs[0], outs[1])
+
+
+def test_a_group_has_a_bounded_number_of_positions() -> None:
+    shape = KVShape(1, KV_HEADS, SIZE, PAGE)
+    kv = DenseKV(shape, 4 * shape.page_bytes(torch.float32), torch.float32)
+    pages = tuple(range(5000))
+    rows = tuple(Row(str(i), (0,), 9_999 + i, pages, True) for i in range(7))
+    groups = build_inputs(StepPlan(rows), kv, PAGE).attn.decodes
+    assert [len(group.lengths) for group in groups] == [3, 3, 1]
+    assert [group.shortest for group in groups] == [10_000, 10_003, 10_006]
+    huge = (Row("huge", (0,), 99_999, tuple(range(25_000)), True),)
+    assert len(build_inputs(StepPlan(huge), kv, PAGE).attn.decodes) == 1

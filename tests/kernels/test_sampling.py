@@ -17,6 +17,7 @@ def allowed(logits: torch.Tensor, row: SampleRow) -> set[int]:
     """The ids that the filters leave, by the definitions, one token at a time."""
     probs = (logits.double() / row.temperature).softmax(-1).tolist()
     order = sorted(range(len(probs)), key=lambda i: (-probs[i], i))
+    order = [i for i in order if probs[i] >= row.min_p * probs[order[0]]]
     if row.top_k > 0:
         order = order[:row.top_k]
     total, mass, kept = sum(probs[i] for i in order), 0.0, []
@@ -25,11 +26,12 @@ def allowed(logits: torch.Tensor, row: SampleRow) -> set[int]:
             break
         kept.append(i)
         mass += probs[i]
-    return {i for i in kept if probs[i] >= row.min_p * probs[order[0]]}
+    return set(kept)
 
 
 FILTERS = [{"top_k": 1}, {"top_k": 7}, {"top_p": 0.3}, {"top_p": 0.9}, {"min_p": 0.2},
-           {"top_k": 20, "top_p": 0.6}, {"top_k": 20, "top_p": 0.8, "min_p": 0.1}, {"temperature": 0.3, "top_p": 0.9}]
+           {"top_k": 20, "top_p": 0.6}, {"top_k": 20, "top_p": 0.8, "min_p": 0.1}, {"top_p": 0.55, "min_p": 0.3},
+           {"temperature": 0.3, "top_p": 0.9}]
 
 
 @pytest.mark.parametrize("change", FILTERS)
@@ -43,7 +45,8 @@ def test_filters_leave_what_their_definitions_leave(change: dict[str, float]) ->
     assert {i for i in want if likely[i] > 0.01} <= seen
 
 
-@pytest.mark.parametrize("change", [{}, {"top_p": 0.95}, {"top_k": 2000}, {"top_k": 3, "min_p": 0.01}])
+@pytest.mark.parametrize("change", [
+    {}, {"top_p": 0.95}, {"top_k": 2000}, {"top_k": 3, "min_p": 0.01}, {"min_p": 0.02, "top_p": 0.9}, {"min_p": 1e-6}])
 def test_candidates_shortcut_changes_nothing(change: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
     logits = torch.randn(5000, generator=torch.Generator().manual_seed(4)).round(decimals=1)   # many ties
     rows = [replace(PLAIN, position=p, **change) for p in range(50)]  # type: ignore[arg-type]

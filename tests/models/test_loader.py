@@ -68,6 +68,9 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"rope_scaling": {"rope_type": "yarn", "factor": 2}}, "type 'yarn' is not supported; supported: default"),
     ({"rope_scaling": []}, "ok"),
     ({"rope_scaling": 5}, "rope_scaling must be an object"),
+    ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "rope_parameters differ by kind of layer"),
+    ({"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": "2"}, "max_window_layers must be"),
+    ({"model_type": "mistral", "layer_types": [{}, {}]}, "layer_types must list 2"),
     ({"quantization_config": {"bits": 4}}, "quantised checkpoints are not supported"),
     ({"model_type": "mistral", "sliding_window": 8, "layer_types": ["full_attention"]}, "layer_types must list 2"),
 ]
@@ -102,6 +105,15 @@ def test_windows_of_each_layer(tmp_path: Path) -> None:
     assert windows(model_type="qwen3", use_sliding_window=True,
                    layer_types=["sliding_attention", "full_attention"]) == (8, None)
     assert windows(model_type="llama") == (None, None)
+    assert read_spec(write(tmp_path, model_type="mistral")).windows == (4096, 4096)
+    assert read_spec(write(tmp_path, model_type="mistral", sliding_window=None)).windows == (None, None)
+
+
+def test_defaults_of_a_family_are_those_of_transformers(tmp_path: Path) -> None:
+    assert read_spec(write(tmp_path, model_type="qwen3")).head_dim == 128
+    assert read_spec(write(tmp_path, model_type="llama")).head_dim == 4
+    newer = read_spec(write(tmp_path, rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 7.0}))
+    assert (newer.rope.theta, newer.rope.scaling, newer.rope.factor) == (7.0, "linear", 2.0)
 
 
 def test_a_whole_checkpoint_loads_and_its_faults_are_named(tmp_path: Path) -> None:
@@ -164,6 +176,7 @@ GENERATION: list[tuple[dict[str, Any], GenerationDefaults]] = [
     ({}, GenerationDefaults(eos_ids=(2,))),
     ({"temperature": 0.6, "top_p": 0.9, "top_k": 50, "do_sample": True, "eos_token_id": [5, 2]},
      GenerationDefaults(0.6, 0.9, 50, None, (5, 2))),
+    ({"eos_token_id": 5}, GenerationDefaults(eos_ids=(5,))),
     ({"do_sample": False, "temperature": 0.6, "repetition_penalty": 1.1},
      GenerationDefaults(0.0, None, None, 1.1, (2,))),
 ]

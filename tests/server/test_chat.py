@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from nearfield.core.request import Request
-from tests.doubles import FakeDefaults, FakeEngineLoop, FakeLoaded, FakeTemplate, FakeTokenizer, say
+from nearfield.models.generation import GenerationDefaults
+from tests.doubles import FakeEngineLoop, FakeLoaded, FakeTemplate, FakeTokenizer, say
 from tests.server.serving import Serving, events, serving, started
 
 TOOL = {"type": "function", "function": {"name": "weather", "strict": True, "parameters": {"type": "object"}}}
@@ -27,7 +28,7 @@ Ask = Callable[..., Request]
 def asked() -> Iterator[Ask]:
     """Sends a chat and returns the request that reached the engine."""
     loop = started(FakeEngineLoop())
-    loaded = FakeLoaded(generation=FakeDefaults(temperature=0.3, top_k=40))
+    loaded = FakeLoaded(generation=GenerationDefaults(temperature=0.3, top_k=40))
     with serving(loaded, loop) as server:
 
         def ask(**fields: Any) -> Request:

@@ -38,7 +38,7 @@ class KVStore(Protocol):
 class DenseKV:
     """K and V in the activations' dtype. Never grows: a page more than `budget` bytes hold is not there.
 
-    Raises ConfigError when the budget is below two pages.
+    Raises ConfigError when the budget is below two pages or cannot be had.
     """
 
     def __init__(self, shape: KVShape, budget: int, dtype: torch.dtype) -> None:
@@ -49,7 +49,11 @@ class DenseKV:
                               f"({format_bytes(2 * page_bytes)}); give it more with --kv-memory")
         self.nbytes = self.num_pages * page_bytes
         size = (shape.layers, 2, self.num_pages, shape.kv_heads, shape.page_size, shape.head_dim)
-        data = torch.zeros(size, dtype=dtype)
+        try:
+            data = torch.zeros(size, dtype=dtype)
+        except RuntimeError:
+            raise ConfigError(f"a KV cache of {format_bytes(self.nbytes)} cannot be allocated on this machine; "
+                              "ask for less with --kv-memory") from None
         self._layers = tuple(KVLayer(data[i, 0], data[i, 1]) for i in range(shape.layers))
 
     def layer(self, index: int) -> KVLayer:

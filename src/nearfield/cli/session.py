@@ -20,11 +20,7 @@ class Session:
     def open(cls, args: argparse.Namespace) -> "Session":
         """Load args.model. What the options do not say of sampling, the model's authors do."""
         llm = LLM(args.model, progress=True, **engine_options(args))
-        authors = llm.loaded.generation
-        recommended = {"temperature": authors.temperature, "top_p": authors.top_p, "top_k": authors.top_k,
-                       "repetition_penalty": authors.repetition_penalty}
-        given = {name: value for name, value in recommended.items() if value is not None}
-        return cls(llm, SamplingParams(**{**given, **sampling_options(args)}))
+        return cls(llm, llm.loaded.generation.params(**sampling_options(args)))
 
     def stream(self, prompt_ids: Sequence[int]) -> Generator[Output]:
         """The answer to `prompt_ids`, step by step. Closing the generator cancels the rest."""

@@ -6,7 +6,7 @@ prefix cache computes it once, and `sample_index` keeps their random numbers apa
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isfinite
+from typing import Any
 
 from nearfield.core.errors import InvalidRequestError
 from nearfield.core.types import FinishReason, RequestId, TokenId
@@ -47,45 +47,74 @@ class SamplingParams:
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
+        for name, empty in (("stop", ()), ("stop_token_ids", ()), ("logit_bias", {})):
+            if getattr(self, name) is None:   # as OpenAI's and vLLM's clients say "none"
+                object.__setattr__(self, name, empty)
         object.__setattr__(self, "stop", tuple(self.stop))
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
-        _check_ranges(self)
-
-    @property
-    def greedy(self) -> bool:
-        return self.temperature == 0.0
+        _check_numbers(self)
+        _check_rest(self)
 
 
-def _check_ranges(p: SamplingParams) -> None:
-    def within(name: str, low: float, high: float, *, open_low: bool = False) -> None:
+@dataclass(frozen=True)
+class _Range:
+    """What a numeric field may be: low <= value <= high, or low < value where `above`."""
+
+    low: float
+    high: float
+    whole: bool = False
+    above: bool = False
+    optional: bool = False
+
+    def holds(self, value: object) -> bool:
+        if value is None:
+            return self.optional
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
+            return False
+        return (self.low < value if self.above else self.low <= value) and value <= self.high
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        return f"{kind} in {'(' if self.above else '['}{self.low}, {self.high}]"
+
+
+_RANGES = {
+    "max_tokens": _Range(1, 2**31, whole=True, optional=True),
+    "min_tokens": _Range(0, 2**31, whole=True),
+    "temperature": _Range(0, 100),
+    "top_k": _Range(-1, 2**31, whole=True),
+    "top_p": _Range(0, 1, above=True),
+    "min_p": _Range(0, 1),
+    "repetition_penalty": _Range(0.01, 100),
+    "presence_penalty": _Range(-2, 2),
+    "frequency_penalty": _Range(-2, 2),
+    "seed": _Range(-(2**63), 2**64 - 1, whole=True, optional=True),
+    "n": _Range(1, 64, whole=True),
+    "logprobs": _Range(0, MAX_TOP_LOGPROBS, whole=True, optional=True),
+}
+_BIAS = _Range(-100, 100)
+
+
+def _check_numbers(p: SamplingParams) -> None:
+    for name, allowed in _RANGES.items():
         value = getattr(p, name)
-        ok = isfinite(value) and (low < value if open_low else low <= value) and value <= high
-        if not ok:
-            bracket = "(" if open_low else "["
-            raise InvalidRequestError(f"{name} must be in {bracket}{low}, {high}], got {value}", name)
+        if not allowed.holds(value):
+            raise InvalidRequestError(f"{name} must be {allowed}, got {str(value)[:40]}", name)
 
-    if p.max_tokens is not None and p.max_tokens < 1:
-        raise InvalidRequestError(f"max_tokens must be at least 1, got {p.max_tokens}", "max_tokens")
-    within("min_tokens", 0, 2**31)
+
+def _check_rest(p: SamplingParams) -> None:
     if p.max_tokens is not None and p.min_tokens > p.max_tokens:
         raise InvalidRequestError(
             f"min_tokens ({p.min_tokens}) is above max_tokens ({p.max_tokens})", "min_tokens")
-    within("temperature", 0, 100)
-    within("top_k", -1, 2**31)
-    within("top_p", 0, 1, open_low=True)
-    within("min_p", 0, 1)
-    within("repetition_penalty", 0.01, 100)
-    within("presence_penalty", -2, 2)
-    within("frequency_penalty", -2, 2)
-    within("n", 1, 64)
-    if p.seed is not None:
-        within("seed", -(2**63), 2**64 - 1)
-    if p.logprobs is not None:
-        within("logprobs", 0, MAX_TOP_LOGPROBS)
-    if any(not isfinite(v) or abs(v) > 100 for v in p.logit_bias.values()):
-        raise InvalidRequestError("logit_bias values must be in [-100, 100]", "logit_bias")
-    if len(p.stop) > 16 or any(not s or len(s) > 256 for s in p.stop):
+    bias: Mapping[Any, object] = p.logit_bias
+    if not all(isinstance(token, int) and _BIAS.holds(value) for token, value in bias.items()):
+        raise InvalidRequestError("logit_bias must map token ids to numbers in [-100, 100]", "logit_bias")
+    strings: tuple[object, ...] = p.stop
+    if len(strings) > 16 or not all(isinstance(s, str) and 0 < len(s) <= 256 for s in strings):
         raise InvalidRequestError("stop takes at most 16 strings of 1 to 256 characters", "stop")
+    ids: tuple[object, ...] = p.stop_token_ids
+    if not all(isinstance(i, int) for i in ids):
+        raise InvalidRequestError("stop_token_ids must be token ids", "stop_token_ids")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from nearfield.layers.attention import StepInputs
 _LIKE = 2
 """Rows whose contexts differ by less than this factor decode as one group: padding costs reads."""
 
+_POSITIONS = 32768
+"""Positions of a group in all: the reference backend copies their K and V, a layer at a time."""
+
 
 def build_inputs(plan: StepPlan, kv: KVStore, page_size: int) -> StepInputs:
     """Lay the plan's rows end to end."""
@@ -53,10 +56,11 @@ def _split(rows: tuple[Row, ...], page_size: int) -> tuple[tuple[AttnRow, ...], 
 
 
 def _groups(rows: list[tuple[int, int, tuple[int, ...]]]) -> tuple[DecodeGroup, ...]:
-    """Groups of (length, place, pages), shortest first, none over `_LIKE` times its shortest."""
+    """Groups of (length, place, pages), shortest first, within the two limits above."""
     groups: list[list[tuple[int, int, tuple[int, ...]]]] = []
     for row in rows:
-        if groups and row[0] <= _LIKE * groups[-1][0][0]:
+        fits = groups and row[0] <= _LIKE * groups[-1][0][0] and row[0] * (len(groups[-1]) + 1) <= _POSITIONS
+        if fits:
             groups[-1].append(row)
         else:
             groups.append([row])
@@ -67,4 +71,4 @@ def _group(rows: list[tuple[int, int, tuple[int, ...]]]) -> DecodeGroup:
     width = max(len(pages) for _, _, pages in rows)
     table = [pages + (0,) * (width - len(pages)) for _, _, pages in rows]
     return DecodeGroup(torch.tensor([place for _, place, _ in rows]), torch.tensor(table),
-                       torch.tensor([length for length, _, _ in rows]))
+                       torch.tensor([length for length, _, _ in rows]), rows[0][0])

@@ -7,7 +7,9 @@ from typing import Never
 from tqdm import tqdm
 
 from nearfield.cache.store import DenseKV, KVShape
-from nearfield.core.config import EngineConfig
+from nearfield.core.config import EngineConfig, format_bytes
+from nearfield.core.errors import ConfigError
+from nearfield.core.machine import available_memory
 from nearfield.engine.engine import Engine, context_limit
 from nearfield.kernels import select
 from nearfield.kernels.ops import OpTable
@@ -48,6 +50,7 @@ def load_engine(model: str | Path | None, config: EngineConfig, *, random_weight
     words = load_tokenizer(folder) if tokenizer else None
     generation = read_generation(folder)
     shape = KVShape(spec.num_layers, spec.num_kv_heads, spec.head_dim, config.page_size)
+    _check_memory(config)
     kv = DenseKV(shape, config.kv_memory, TORCH_DTYPES[config.dtype])
     ops = select.build(config.dtype)
     positions = context_limit(spec, config, kv.num_pages * config.page_size)
@@ -59,6 +62,14 @@ def load_engine(model: str | Path | None, config: EngineConfig, *, random_weight
     engine = Engine(decoder, kv, ops, config, words, tuple(dict.fromkeys(eos)))
     return Loaded(_served_name(model, folder), folder, spec, engine, decoder, ops, words,
                   load_chat_template(folder) if tokenizer else None, generation, kv.nbytes)
+
+
+def _check_memory(config: EngineConfig) -> None:
+    """The cache's pages are touched one by one: too large a cache would be found out only in service."""
+    available = available_memory()
+    if available is not None and config.kv_memory > available:
+        raise ConfigError(f"a KV cache of {format_bytes(config.kv_memory)} is more than the memory that is available "
+                          f"({format_bytes(available)}); ask for less with --kv-memory")
 
 
 def _show(bar: "tqdm[Never]", done: int) -> None:

@@ -9,22 +9,20 @@ from dataclasses import dataclass, field
 
 from nearfield.cache.manager import CacheManager
 from nearfield.cache.store import KVStore
-from nearfield.core.config import EngineConfig
+from nearfield.core.config import EngineConfig, format_bytes
 from nearfield.core.errors import ConfigError, ContextLengthError, InvalidRequestError
 from nearfield.core.plan import Row, StepPlan
 from nearfield.core.request import EngineStats, Output, Request, TokenLogprob
 from nearfield.core.types import FinishReason, RequestId, TokenId
 from nearfield.engine.pace import Pace
 from nearfield.engine.runner import Runner, StepResult
-from nearfield.engine.sampler import SampleInput, Sampler
+from nearfield.engine.sampler import Choice, SampleInput, Sampler
 from nearfield.engine.scheduler import Scheduler
 from nearfield.engine.text import TextStream
 from nearfield.kernels.ops import OpTable
 from nearfield.models.decoder import Decoder
 from nearfield.models.spec import ModelSpec
 from nearfield.models.tokenizer import Tokenizer
-
-Sampled = list[tuple[TokenId, TokenLogprob | None]]
 
 
 @dataclass
@@ -50,18 +48,22 @@ class _Counters:
 def context_limit(spec: ModelSpec, config: EngineConfig, capacity: int) -> int:
     """Tokens of one request at most: what was asked for, what the model knows, what the cache holds.
 
-    Raises ConfigError when more was asked for than the model knows.
+    Raises ConfigError when more was asked for than the model knows or the cache holds.
     """
     if config.max_context is not None and config.max_context > spec.max_positions:
         raise ConfigError(f"max_context {config.max_context} is above the {spec.max_positions} positions "
                           "that the model knows")
-    return min(config.max_context or spec.max_positions, spec.max_positions, capacity)
+    if config.max_context is not None and config.max_context > capacity:
+        raise ConfigError(f"max_context {config.max_context} is above the {capacity} tokens that the KV cache "
+                          f"of {format_bytes(config.kv_memory)} holds; give it more with --kv-memory")
+    return config.max_context or min(spec.max_positions, capacity)
 
 
 class Engine:
     """A model with its cache, scheduler and sampler.
 
-    `eos_ids` end an answer. Without a tokenizer, outputs have token ids and no text.
+    `eos_ids` end an answer; those outside the model's vocabulary never come. Without a tokenizer,
+    outputs have token ids and no text.
     """
 
     def __init__(self, model: Decoder, kv: KVStore, ops: OpTable, config: EngineConfig,
@@ -71,7 +73,8 @@ class Engine:
                                     max_seqs=config.max_seqs, max_waiting=config.max_waiting)
         self._runner = Runner(model, kv, config.page_size)
         self._sampler = Sampler(ops)
-        self._tokenizer, self._eos = tokenizer, frozenset(eos_ids)
+        self._tokenizer = tokenizer
+        self._eos = frozenset(i for i in eos_ids if i < model.spec.vocab_size)
         self._answers: dict[RequestId, _Answer] = {}
         self._counters = _Counters()
         self.config = config
@@ -94,6 +97,8 @@ class Engine:
         _check_ids("prompt", request.prompt_ids, vocab)
         _check_ids("stop_token_ids", p.stop_token_ids, vocab)
         _check_ids("logit_bias", tuple(p.logit_bias), vocab)
+        if p.min_tokens and len(self._eos.union(p.stop_token_ids)) >= vocab:
+            raise InvalidRequestError("min_tokens with these stop_token_ids bans every token", "stop_token_ids")
         if p.stop and self._tokenizer is None:
             raise InvalidRequestError("stop strings need a tokenizer; use stop_token_ids", "stop")
         prompt, room = len(request.prompt_ids), self.max_context - len(request.prompt_ids)
@@ -124,8 +129,13 @@ class Engine:
             self._scheduler.finish(request_id)
 
     def step(self) -> list[Output]:
-        """Advance every request that the step has room for; what came of it, by request."""
+        """Advance every request that the step has room for; what came of it, by request.
+
+        A request whose logits are not finite ends with FinishReason.ABORT.
+        """
         plan = self._scheduler.plan()
+        if not plan.rows:
+            return []
         result = self._runner.run(plan, self._score_targets(plan))
         sampled = self._sampler.sample(result.logits, self._sample_inputs(plan))
         return self._commit(plan, result, sampled)
@@ -157,11 +167,16 @@ class Engine:
         banned = (*self._eos, *p.stop_token_ids) if early else ()
         return SampleInput(answer.request, answer.seed, tokens, prompt_len, banned)
 
-    def _commit(self, plan: StepPlan, result: StepResult, sampled: Sampled) -> list[Output]:
-        drawn = dict(zip((row.request_id for row in plan.rows if row.sample), sampled, strict=True))
+    def _commit(self, plan: StepPlan, result: StepResult, sampled: list[Choice | None]) -> list[Output]:
+        drawing = [row.request_id for row in plan.rows if row.sample]
+        drawn = {rid: choice for rid, choice in zip(drawing, sampled, strict=True) if choice is not None}
+        lost = [rid for rid in drawing if rid not in drawn]
+        for request_id in lost:
+            self._scheduler.finish(request_id)   # before commit: nothing of it becomes shareable
         self._count(plan, len(drawn))
         self._scheduler.commit(plan, {rid: token for rid, (token, _) in drawn.items()})
-        outputs = [self._advance(rid, token, logprob) for rid, (token, logprob) in drawn.items()]
+        outputs = [Output(rid, finish_reason=FinishReason.ABORT) for rid in lost]
+        outputs += [self._advance(rid, token, logprob) for rid, (token, logprob) in drawn.items()]
         outputs += [output for row in plan.rows if row.score
                     for output in self._score(row, result.scores[row.request_id])]
         for output in outputs:

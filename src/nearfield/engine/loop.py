@@ -6,15 +6,18 @@ but the thread touches the engine, so no step waits for a lock and no caller wai
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from nearfield.core.errors import EngineStoppedError, InvalidRequestError, NearfieldError, QueueFullError
 from nearfield.core.request import EngineStats, Output, Request
-from nearfield.core.types import RequestId
+from nearfield.core.types import FinishReason, RequestId
 from nearfield.engine.engine import Engine
 
 OnOutput = Callable[[Output | NearfieldError], None]
+
+_OVERFLOW = ("the model's numbers overflowed on this request; fp32 or bf16 have the range that fp16 lacks "
+             "(--dtype)")
 
 _log = logging.getLogger("nearfield.engine")
 
@@ -101,17 +104,28 @@ class EngineLoop:
         return not self._callbacks
 
     def _run(self) -> None:
-        while self._take():
-            try:
-                outputs = self._engine.step() if self._engine.has_work else []
-            except Exception:
-                _log.exception("a step failed; its requests are given up")
-                self._fail_all(NearfieldError("the engine failed on this request's step"))
-                continue
-            for output in outputs:
+        try:
+            while self._take():
+                self._step()
+        finally:
+            self._stopping = True
+            self._fail(list(self._callbacks), EngineStoppedError("the server has stopped"))
+
+    def _step(self) -> None:
+        with self._wake:   # those that arrive while the step runs are not part of it
+            taken = self._callbacks.keys() - {request.request_id for request in self._box.submitted}
+        try:
+            outputs = self._engine.step()
+        except Exception:
+            _log.exception("a step failed; its requests are given up")
+            self._fail(taken, NearfieldError("the engine failed on this request's step"))
+            return
+        for output in outputs:
+            if output.finish_reason is FinishReason.ABORT:
+                self._deliver(output.request_id, NearfieldError(_OVERFLOW), last=True)
+            else:
                 self._deliver(output.request_id, output, last=output.finish_reason is not None)
-            self._publish()
-        self._fail_all(EngineStoppedError("the server has stopped"))
+        self._publish()
 
     def _take(self) -> bool:
         """Wait for something to do and take it over. False when the loop shall end."""
@@ -131,6 +145,9 @@ class EngineLoop:
             self._engine.add(request)
         except NearfieldError as error:
             self._deliver(request.request_id, error, last=True)
+        except Exception:
+            _log.exception("request %s could not be added", request.request_id)
+            self._deliver(request.request_id, NearfieldError("the engine failed on this request"), last=True)
 
     def _deliver(self, request_id: RequestId, message: Output | NearfieldError, *, last: bool) -> None:
         callback = self._callbacks.get(request_id)
@@ -150,8 +167,8 @@ class EngineLoop:
             self._callbacks.pop(request_id, None)
             self._wake.notify_all()
 
-    def _fail_all(self, error: NearfieldError) -> None:
-        for request_id in list(self._callbacks):
+    def _fail(self, request_ids: Iterable[RequestId], error: NearfieldError) -> None:
+        for request_id in request_ids:
             self._deliver(request_id, error, last=True)
         self._publish()
 

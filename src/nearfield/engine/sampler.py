@@ -15,6 +15,9 @@ from nearfield.core.request import Request, TokenLogprob
 from nearfield.core.types import TokenId
 from nearfield.kernels.ops import OpTable, SampleRow
 
+Choice = tuple[TokenId, TokenLogprob | None]
+"""A chosen token and, where asked for, its log-probability."""
+
 
 @dataclass(frozen=True)
 class SampleInput:
@@ -35,15 +38,21 @@ class Sampler:
         self._ops = ops
 
     @torch.inference_mode()
-    def sample(self, logits: Tensor, rows: Sequence[SampleInput]) -> list[tuple[TokenId, TokenLogprob | None]]:
-        """The next token of each row of logits [R, V] (fp32), and its log-probability where asked."""
+    def sample(self, logits: Tensor, rows: Sequence[SampleInput]) -> list[Choice | None]:
+        """The next token of each row of logits [R, V] (fp32), and its log-probability where asked.
+
+        None for a row that has no choice: its numbers overflowed. Its neighbours are not touched by it.
+        """
         if not rows:
             return []
         adjusted = logits
         if any(_adjusts(row) for row in rows):
             adjusted = torch.stack([adjust(logits[i], row) for i, row in enumerate(rows)])
+        sound = adjusted.amax(-1).isfinite()   # amax passes NaN on; minus infinity: every token is banned
+        if not sound.all():
+            adjusted = adjusted.masked_fill(~sound[:, None], 0.0)
         chosen = self._ops.sample(adjusted, [_draw_row(row) for row in rows])
-        return [(token, _logprob(logits[i], token, row.request.params.logprobs))
+        return [(token, _logprob(logits[i], token, row.request.params.logprobs)) if sound[i] else None
                 for i, (token, row) in enumerate(zip(chosen, rows, strict=True))]
 
 

@@ -44,8 +44,9 @@ class Checkpoint:
             raise ModelError(f"{self.folder}: tensor {name} is missing; the checkpoint is not complete")
         path = self._files[name]
         try:
-            handle = self._open.setdefault(path, safe_open(path, framework="pt"))
-            tensor: Tensor = handle.get_tensor(name)  # type: ignore[no-untyped-call]  # safetensors has no stubs
+            if path not in self._open:
+                self._open[path] = safe_open(path, framework="pt")
+            tensor: Tensor = self._open[path].get_tensor(name)  # type: ignore[no-untyped-call]  # safetensors has no stubs
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{path}: tensor {name} cannot be read ({error}); copy the file again") from None
         if tuple(tensor.shape) != shape:
@@ -65,7 +66,8 @@ def _locate(folder: Path) -> dict[str, Path]:
     if pickles:
         raise ModelError(f"{folder}: has {pickles[0]} but no safetensors. Pickled weights can run code "
                          "when opened and are never loaded; convert them to model.safetensors first")
-    raise ModelError(f"{folder}: has no model.safetensors and no model.safetensors.index.json")
+    raise ModelError(f"{folder}: has no model.safetensors and no model.safetensors.index.json; other files of "
+                     "weights are not loaded, since pickles can run code when opened")
 
 
 def _read_index(index: Path) -> dict[str, Path]:

@@ -48,12 +48,13 @@ class DecodeGroup:
     """Rows of length 1 with contexts of similar length, attended as one batch.
 
     index [B]: their tokens in the step. pages [B, N]: page tables, padded with page 0.
-    lengths [B]: positions to attend to, the new one included. All int64.
+    lengths [B]: positions to attend to, the new one included. All int64. `shortest` is the least length.
     """
 
     index: Tensor
     pages: Tensor
     lengths: Tensor
+    shortest: int
 
 
 @dataclass(frozen=True)

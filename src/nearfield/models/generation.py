@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from nearfield.core.request import SamplingParams
 from nearfield.models.spec import Config
 
 
@@ -16,16 +18,26 @@ class GenerationDefaults:
     repetition_penalty: float | None = None
     eos_ids: tuple[int, ...] = ()
 
+    def params(self, **given: Any) -> SamplingParams:
+        """SamplingParams of the fields that are given and, where they are silent, of the recommendation.
+
+        Raises InvalidRequestError as SamplingParams does.
+        """
+        recommended = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k,
+                       "repetition_penalty": self.repetition_penalty}
+        known = {name: value for name, value in recommended.items() if value is not None}
+        return SamplingParams(**{**known, **given})
+
 
 def read_generation(folder: Path) -> GenerationDefaults:
     """Read folder/generation_config.json; a missing file recommends nothing. Raises ModelError.
 
-    `do_sample: false` means greedy, as in transformers. `eos_ids` joins those of config.json.
+    `do_sample: false` means greedy, as in transformers. Where it names no eos, config.json does.
     """
     path = folder / "generation_config.json"
-    eos = _ids(Config.load(folder / "config.json"), "eos_token_id")
+    fallback = _ids(Config.load(folder / "config.json"), "eos_token_id")
     if not path.exists():
-        return GenerationDefaults(eos_ids=eos)
+        return GenerationDefaults(eos_ids=fallback)
     config = Config.load(path)
     values = {key: _number(config, key) for key in ("temperature", "top_p", "top_k", "repetition_penalty")}
     if config.data.get("do_sample") is False:
@@ -33,7 +45,7 @@ def read_generation(folder: Path) -> GenerationDefaults:
     top_k = values["top_k"]
     return GenerationDefaults(values["temperature"], values["top_p"],
                               None if top_k is None else int(top_k), values["repetition_penalty"],
-                              tuple(dict.fromkeys(_ids(config, "eos_token_id") + eos)))
+                              _ids(config, "eos_token_id") or fallback)
 
 
 def _number(config: Config, key: str) -> float | None:

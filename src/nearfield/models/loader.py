@@ -17,7 +17,9 @@ from nearfield.models.spec import ModelSpec
 
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
-_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
+_WANTED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
+_UNWANTED = ["consolidated*", "*/*"]
+"""Second copies of the weights in other forms, which many repositories hold."""
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -50,7 +52,7 @@ def _from_hub(repo: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=_PATTERNS))
+        return Path(snapshot_download(repo, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
     except LocalEntryNotFoundError:
         raise ModelError(f"{repo}: no such folder here, not in the hub's cache, and the hub cannot be "
                          "reached (or HF_HUB_OFFLINE is set)") from None

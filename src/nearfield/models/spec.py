@@ -13,6 +13,7 @@ from nearfield.core.errors import ModelError
 from nearfield.layers.rotary import RopeSpec
 
 _MAX_DIM = 1 << 24
+_WINDOW = 4096
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Config:
         return Config(value, self.path)
 
 
-def decoder_spec(config: Config, **family: Any) -> ModelSpec:
+def decoder_spec(config: Config, *, default_head_dim: int | None = None, **family: Any) -> ModelSpec:
     """The ModelSpec of the keys that all families share; `family` sets what is the family's own.
 
     Raises ModelError for shapes that make no model and for features that no family here has.
@@ -107,7 +108,7 @@ def decoder_spec(config: Config, **family: Any) -> ModelSpec:
                            "give the folder of the unquantised model")
     heads, hidden = config.integer("num_attention_heads"), config.integer("hidden_size")
     kv_heads = config.integer("num_key_value_heads", heads)
-    head_dim = config.integer("head_dim", hidden // heads or 1)
+    head_dim = config.integer("head_dim", default_head_dim or hidden // heads or 1)
     if heads % kv_heads:
         raise config.error("num_attention_heads", f"{heads} is not a multiple of num_key_value_heads {kv_heads}")
     if head_dim % 2:
@@ -126,6 +127,8 @@ def decoder_spec(config: Config, **family: Any) -> ModelSpec:
 def rope_spec(config: Config) -> RopeSpec:
     """The rotation, from `rope_theta` and `rope_scaling`, or from `rope_parameters` (transformers 5)."""
     newer = config.section("rope_parameters")
+    if any(isinstance(value, dict) for value in newer.data.values()):
+        raise config.error("rope_parameters", "differ by kind of layer, which is not supported")
     scaling = newer if newer.data else config.section("rope_scaling")
     theta = newer.number("rope_theta", config.number("rope_theta", 10000.0))
     kind = scaling.data.get("rope_type", scaling.data.get("type", "default"))
@@ -140,16 +143,30 @@ def rope_spec(config: Config) -> RopeSpec:
     raise config.error("rope_scaling", f"type {kind!r} is not supported; supported: default, linear, llama3")
 
 
-def sliding_windows(config: Config, first_layer: int) -> tuple[int | None, ...]:
-    """Each layer's window: by `layer_types` where given, else `sliding_window` from `first_layer` on."""
+def upper_windows(config: Config) -> tuple[int | None, ...]:
+    """Windows where `use_sliding_window` is set, on the layers from number `max_window_layers` on."""
     layers = config.integer("num_hidden_layers")
-    if config.data.get("sliding_window") is None:
+    if not config.flag("use_sliding_window", False):
         return (None,) * layers
-    window = config.integer("sliding_window")
+    first = config.data.get("max_window_layers", layers)
+    if first != 0:   # a count of the layers below that see everything; none is a valid count
+        first = config.integer("max_window_layers", layers)
+    return sliding_windows(config, first)
+
+
+def sliding_windows(config: Config, first_layer: int) -> tuple[int | None, ...]:
+    """Each layer's window: by `layer_types` where given, else `sliding_window` from `first_layer` on.
+
+    No `sliding_window` at all means 4,096, as in transformers; null means none.
+    """
+    layers = config.integer("num_hidden_layers")
+    if config.data.get("sliding_window", _WINDOW) is None:
+        return (None,) * layers
+    window = config.integer("sliding_window", _WINDOW)
     kinds = config.data.get("layer_types")
     if kinds is None:
         return tuple(window if i >= first_layer else None for i in range(layers))
     known = {"sliding_attention": window, "full_attention": None}
-    if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in known for kind in kinds):
+    if not isinstance(kinds, list) or len(kinds) != layers or any(str(kind) not in known for kind in kinds):
         raise config.error("layer_types", f"must list {layers} of {', '.join(known)}")
     return tuple(known[kind] for kind in kinds)

@@ -34,9 +34,9 @@ LARGE_TEXT = 4096
 TURN_SIZE = 64
 """Characters that a turn counts beside its own: the template's work, and what it writes around it."""
 
-RECOMMENDED = ("temperature", "top_p", "top_k", "repetition_penalty")
-OPTIONS = (*RECOMMENDED, "min_tokens", "min_p", "presence_penalty", "frequency_penalty", "logit_bias", "seed",
-           "n", "stop", "stop_token_ids", "include_stop_str_in_output", "ignore_eos", "skip_special_tokens")
+OPTIONS = ("temperature", "top_p", "top_k", "repetition_penalty", "min_tokens", "min_p", "presence_penalty",
+           "frequency_penalty", "logit_bias", "seed", "n", "stop", "stop_token_ids",
+           "include_stop_str_in_output", "ignore_eos", "skip_special_tokens")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -87,12 +87,8 @@ def sampling(service: Service, body: Generate, *, max_tokens: int | None,
     """The options of `body`; where it is silent the model's recommendation, else OpenAI's default."""
     check_ids(service, body.stop_token_ids or (), "stop_token_ids")
     check_ids(service, body.logit_bias or (), "logit_bias")
-    options = _given(service.defaults, RECOMMENDED) | _given(body, OPTIONS)
-    return SamplingParams(**options, max_tokens=max_tokens, logprobs=logprobs)
-
-
-def _given(source: object, names: Sequence[str]) -> dict[str, Any]:
-    return {name: value for name in names if (value := getattr(source, name)) is not None}
+    given = {name: value for name in OPTIONS if (value := getattr(body, name)) is not None}
+    return service.defaults.params(**given, max_tokens=max_tokens, logprobs=logprobs)
 
 
 def check_ids(service: Service, ids: Sequence[int] | Mapping[int, float], field: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from nearfield.core.errors import ConfigError, NearfieldError
-from nearfield.core.request import EngineStats, Output, Request
+from nearfield.core.request import EngineStats, Output, Request, SamplingParams
 from nearfield.core.types import RequestId, TokenId
 from nearfield.server.errors import ApiError
 from nearfield.server.metrics import Metrics
@@ -64,14 +64,7 @@ class Limits(Protocol):
 class Defaults(Protocol):
     """The sampling that the model's authors recommend."""
 
-    @property
-    def temperature(self) -> float | None: ...
-    @property
-    def top_p(self) -> float | None: ...
-    @property
-    def top_k(self) -> int | None: ...
-    @property
-    def repetition_penalty(self) -> float | None: ...
+    def params(self, **given: Any) -> SamplingParams: ...
 
 
 class Model(Protocol):

@@ -67,12 +67,16 @@ def _attend_chunk(q: Tensor, layer: KVLayer, row: AttnRow, window: int | None) -
 
 
 def _attend_decode(q: Tensor, layer: KVLayer, group: DecodeGroup, window: int | None) -> Tensor:
-    k, v = _gather(layer.k, group.pages), _gather(layer.v, group.pages)   # [B, G, L, d]
+    k, v = _gather(layer.k, group.pages), _gather(layer.v, group.pages)   # [B, G, L, d], copies
     batch, kv_heads, length, size = k.shape
     position = torch.arange(length, device=q.device)
     mask = position < group.lengths[:, None]
     if window is not None:
         mask &= position >= group.lengths[:, None] - window
+    # What lies beyond a row's end is another request's: a NaN in it would pass through a weight of zero.
+    beyond = ~mask[:, None, group.shortest:, None]
+    k[:, :, group.shortest:].masked_fill_(beyond, 0.0)
+    v[:, :, group.shortest:].masked_fill_(beyond, 0.0)
     rows = q.view(batch, kv_heads, -1, size)                      # [B, G, H/G, d]
     return F.scaled_dot_product_attention(rows, k, v, mask[:, None, None, :]).view(q.shape)
 

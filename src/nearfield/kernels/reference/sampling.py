@@ -18,9 +18,10 @@ logits costs more than the rest of a step."""
 
 
 def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[int]:
-    """Choose one token id for each row of logits [B, V] (fp32). Temperature 0 is greedy.
+    """Choose one token id for each row of finite logits [B, V] (fp32; some may be -inf). Temperature 0 is greedy.
 
-    Filters apply in the order temperature, top-k, top-p, min-p (vLLM's and transformers' order).
+    Filters apply in vLLM's order: temperature, min-p, top-k, top-p. Top-p is a share of what the
+    filters before it left.
     """
     best: list[int] = logits.argmax(dim=-1).tolist()
     return [best[i] if row.temperature == 0.0 else _draw(logits[i], row) for i, row in enumerate(rows)]
@@ -38,37 +39,36 @@ def _draw(logits: Tensor, row: SampleRow) -> int:
 
 def _filtered(probs: Tensor, row: SampleRow) -> tuple[Tensor, Tensor]:
     """The probabilities that the filters leave, and their ids: best first, or all in id order."""
-    if row.top_k <= 0 and row.top_p >= 1.0:
-        if row.min_p <= 0.0:
-            return probs, torch.arange(len(probs), device=probs.device)
-        ids = (probs >= row.min_p * probs.max()).nonzero().flatten()
-        return probs[ids], ids
+    if row.top_k <= 0 and row.top_p >= 1.0 and row.min_p <= 0.0:
+        return probs, torch.arange(len(probs), device=probs.device)
     kept, ids = _best(probs, row)
-    if row.top_k > 0:
-        kept, ids = kept[:row.top_k], ids[:row.top_k]
-    if row.top_p < 1.0:
-        before = kept.cumsum(0) - kept
-        count = int((before < row.top_p * _mass(kept, row)).sum())
-        kept, ids = kept[:count], ids[:count]
     if row.min_p > 0.0:
-        count = int((kept >= row.min_p * kept[0]).sum())
-        kept, ids = kept[:count], ids[:count]
-    return kept, ids
-
-
-def _mass(kept: Tensor, row: SampleRow) -> float:
-    """What top-p is a share of: the mass that top-k left, which is 1 where top-k does not act."""
-    return float(kept.sum()) if row.top_k > 0 else 1.0
+        kept = kept[kept >= row.min_p * kept[0]]
+    if row.top_k > 0:
+        kept = kept[:row.top_k]
+    if row.top_p < 1.0:
+        # Where nothing was filtered yet the mass is 1, and `kept` may be the beginning of it.
+        mass = float(kept.sum()) if row.top_k > 0 or row.min_p > 0.0 else 1.0
+        kept = kept[kept.cumsum(0) - kept < row.top_p * mass]
+    return kept, ids[:len(kept)]
 
 
 def _best(probs: Tensor, row: SampleRow) -> tuple[Tensor, Tensor]:
-    """Tokens from the most probable down (ties: lowest id first): enough of them for top-k and top-p."""
+    """Tokens from the most probable down (ties: lowest id first): enough of them for the filters."""
     size = len(probs)
     count = min(size, max(_CANDIDATES, row.top_k))
-    least = probs.topk(count).values[-1]
-    ids = (probs >= least).nonzero().flatten()
-    enough = 0 < row.top_k <= count or float(probs[ids].sum()) >= row.top_p
-    if not enough:
+    top = probs.topk(count).values
+    ids = (probs >= top[-1]).nonzero().flatten()
+    if not _enough(top, float(probs[ids].sum()), row):
         ids = torch.arange(size, device=probs.device)
     kept, order = probs[ids].sort(descending=True, stable=True)
     return kept, ids[order]
+
+
+def _enough(top: Tensor, mass: float, row: SampleRow) -> bool:
+    """Whether no token below the best ones `top`, of `mass` in all, can pass the filters."""
+    if 0 < row.top_k <= len(top):
+        return True
+    if row.min_p > 0.0:
+        return bool(top[-1] < row.min_p * top[0])
+    return mass >= row.top_p
