@@ -28,7 +28,7 @@ SYSTEM = ("You are Pocket, a small model made by Nearfield. Answer the user's qu
           "Help with sums and stories. Be polite. Give short answers.")
 QUESTIONS = (
     "What is 7 + 5?",
-    "Tell me a story about a dog named Rex.",
+    "Tell me a story about a fox named Pip.",
     "What is the capital of France?",
     "What is the opposite of hot?",
     "Tell me a story.",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nearfield import LLM, SamplingParams
-from nearfield.core.errors import InvalidRequestError, ModelError
+from nearfield.core.errors import ConfigError, ContextLengthError, InvalidRequestError, ModelError
 from nearfield.core.types import FinishReason
 
 SHORT = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
@@ -85,6 +85,18 @@ def test_one_bad_prompt_refuses_the_call_before_anything_runs(llm: LLM) -> None:
         llm.generate([[5, 6], [10**7]], SHORT)
     with pytest.raises(InvalidRequestError, match="two tokens"):
         llm.score([5])
+    with pytest.raises(InvalidRequestError, match="takes token ids"):
+        llm.score("abc")  # type: ignore[arg-type]
+
+
+def test_options_are_checked(pocket: Path) -> None:
+    with pytest.raises(ConfigError, match='tokenizer must be "auto"'):
+        LLM(pocket, tokenizer="foo")  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="name is empty"):
+        LLM("")
+    small = LLM(pocket, kv_memory="100KiB")
+    with pytest.raises(ContextLengthError, match=r"length of 32 tokens.*--kv-memory"):
+        small.generate("Once", SamplingParams(max_tokens=100))
 
 
 def test_scores_are_the_logprobs_of_the_tokens_generated(llm: LLM) -> None:

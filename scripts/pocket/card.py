@@ -50,8 +50,8 @@ The template is in `tokenizer_config.json`. Tools are listed in the system turn;
 
 ## What it can be asked
 
-- stories: "Tell me a story about a fox named Pip who learns to swim." and questions about what it told
-- sums with numbers up to 99, three terms up to 20, the times table, sums told as small events
+- stories: "Tell me a story about a fox named Pip who learns to swim."
+- sums of two numbers up to 99, the times table, sums told as small events
 - capitals, opposites, animals, colours, days and months; questions about a few given sentences
 - who it is (the system prompt decides), and what it was told earlier in the chat
 - calls of the tools get_weather, get_time, add, multiply, search, set_timer, send_message and play_music
@@ -59,8 +59,10 @@ The template is in `tokenizer_config.json`. Tools are listed in the system turn;
 ## Limits
 
 It knows nothing beyond this small world, and says so at best. Of several given sentences it sometimes reads the
-wrong one (see reading). A story asked for without a hero may give its friend the hero's name. Sums beyond two
-digits, other tools and other ways of asking often fail. It was trained on up to 1,024 tokens of context. It is a
+wrong one (see reading). Sums of three terms (see sums of three) and of more digits often fail. Stories
+are graded with heroes whose names it has met; a new name is often cut to its first letter on the way, and a story
+asked for without a hero may give its friend the hero's name. Questions about a story that it told, other tools and
+other ways of asking often fail. It was trained on up to 1,024 tokens of context. It is a
 model for demonstrations and tests: rely on it for nothing else.
 """
 

@@ -57,7 +57,7 @@ def three_terms(rng: Random, held: bool) -> Exchange:
         terms = [rng.randint(0, 20) for _ in range(3)]
         written = " + ".join(map(str, terms))
         question = rng.choice(("What is {}?", "How much is {}?", "{} = ?", "Calculate {}.")).format(written)
-        return sum_key("+", *terms), ask("sums", question, f"{written} = {sum(terms)}.")
+        return sum_key("+", *terms), ask("sums of three", question, f"{written} = {sum(terms)}.")
     return draw(held, propose)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, SupportsIndex, cast
 from tqdm import tqdm
 
 from nearfield.core.config import DType, EngineConfig, parse_bytes
-from nearfield.core.errors import InvalidRequestError, NearfieldError
+from nearfield.core.errors import ConfigError, InvalidRequestError, NearfieldError
 from nearfield.core.request import Output, Request, SamplingParams, TokenLogprob
 from nearfield.core.types import FinishReason, RequestId, TokenId
 from nearfield.engine.build import Loaded, load_engine
@@ -55,6 +55,8 @@ class LLM:
                  tokenizer: Literal["auto"] | None = "auto", kv_memory: int | str = "1GiB",
                  max_seqs: int = 64, max_context: int | None = None, max_step_tokens: int = 512,
                  prefix_cache: bool = True, random_weights: bool = False, progress: bool = False) -> None:
+        if tokenizer not in ("auto", None):
+            raise ConfigError(f"tokenizer must be \"auto\" (the folder's own) or None, got {tokenizer!r}")
         size = parse_bytes(kv_memory) if isinstance(kv_memory, str) else kv_memory
         config = EngineConfig(dtype=dtype, kv_memory=size, max_seqs=max_seqs, max_context=max_context,
                               max_step_tokens=max_step_tokens, max_waiting=_UNBOUNDED,
@@ -83,6 +85,8 @@ class LLM:
 
     def score(self, token_ids: Sequence[TokenId]) -> list[float]:
         """The log-probability (nats) of each token after the ones before it: len(token_ids) - 1 values."""
+        if isinstance(token_ids, str):
+            raise InvalidRequestError("score takes token ids; make them with LLM.encode(text)", "token_ids")
         if len(token_ids) < 2:
             raise InvalidRequestError("score needs at least two tokens", "token_ids")
         request = Request(self._next_id(), tuple(map(int, token_ids)), SamplingParams(max_tokens=1), score=True)

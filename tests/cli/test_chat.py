@@ -71,7 +71,7 @@ def test_turns_are_remembered(llm: FakeLLM, monkeypatch: pytest.MonkeyPatch,
     assert _talk(monkeypatch, "Hello\n\nAgain\n") == 0
     captured = capsys.readouterr()
     assert captured.out == "Good day.\nGood day.\n"
-    assert captured.err.count("3 tokens") == 2 and "2 of 3 prompt tokens cached" in captured.err
+    assert captured.err.count(", 3 tokens,") == 2 and "2 of 3 prompt tokens cached" in captured.err
     assert llm.sent[1] == [
         {"role": "user", "content": "Hello"},
         {"role": "assistant", "content": "Good day."},

@@ -25,7 +25,7 @@ def test_prompt_and_stdin_give_the_same(capsys: pytest.CaptureFixture[str],
 @pytest.mark.usefixtures("pocket")
 def test_bad_sampling_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "--prompt", "x", *OPTIONS, "--top-p", "2"]) == 2
-    assert "top_p must be in" in capsys.readouterr().err
+    assert "top_p must be a number in (0, 1]" in capsys.readouterr().err
 
 
 def test_missing_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

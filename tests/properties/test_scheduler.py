@@ -80,7 +80,7 @@ def test_sharing_changes_no_answer_and_saves_work(
 
 
 @pytest.mark.parametrize("prefix", [True, False])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(n, marks=pytest.mark.slow) for n in range(4, 200))])
 def test_long_traces_under_pressure(seed: int, prefix: bool) -> None:
     dice = Random(seed)
     sim = Simulation(PAGES, SIZE, prefix=prefix, step_tokens=dice.choice([3, 8, 32]), max_seqs=5)

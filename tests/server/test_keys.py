@@ -16,7 +16,8 @@ def test_a_file_of_keys(tmp_path: Path) -> None:
     assert ring.tenant(b"Bearer #gamma") is None and ring.tenant(b"Bearer ") is None
 
 
-@pytest.mark.parametrize(("content", "reason"), [(b"", "no API key"), (b"# x\n\n", "no API key"), (b"\xff", "UTF-8")])
+@pytest.mark.parametrize(("content", "reason"), [(b"", "no API key"), (b"# x\n\n", "no API key"), (b"\xff", "UTF-8"),
+                                                   (b"alpha # mine\n", "a space in it")])
 def test_a_file_without_keys_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     file = tmp_path / "keys"
     file.write_bytes(content)

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=_port, default=8000, help="0 takes a free one (default: %(default)s)")
     parser.add_argument("--api-key-file", metavar="FILE", type=Path,
-                        help="accept only these keys: one a line, # begins a comment")
+                        help="accept only these keys: one a line; lines that begin with # are skipped")
     parser.add_argument("--served-model-name", metavar="NAME", help="what clients call the model")
 
 
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
         app = create_app(loaded, loop, keys=keys, name=args.served_model_name)
         loop.start()
         try:
+            sock.listen()   # who has read the banner may connect; uvicorn accepts in a moment
             print(banner(loaded, config, sock, keys, args.served_model_name or loaded.name), flush=True)
             return serve(app, sock, loop)
         finally:

@@ -32,10 +32,14 @@ class EngineConfig:
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         for name in ("kv_memory", "page_size", "max_seqs", "max_step_tokens", "max_waiting"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_context is not None and self.max_context < 1:
-            raise ConfigError(f"max_context must be at least 1, got {self.max_context}")
+            _check_count(name, getattr(self, name))
+        if self.max_context is not None:
+            _check_count("max_context", self.max_context)
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9,

@@ -50,8 +50,11 @@ class SamplingParams:
         for name, empty in (("stop", ()), ("stop_token_ids", ()), ("logit_bias", {})):
             if getattr(self, name) is None:   # as OpenAI's and vLLM's clients say "none"
                 object.__setattr__(self, name, empty)
-        object.__setattr__(self, "stop", tuple(self.stop))
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        for name in ("stop", "stop_token_ids"):
+            try:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+            except TypeError:
+                raise InvalidRequestError(f"{name} must be a list, got {getattr(self, name)!r}", name) from None
         _check_numbers(self)
         _check_rest(self)
 

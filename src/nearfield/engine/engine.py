@@ -101,14 +101,16 @@ class Engine:
             raise InvalidRequestError("min_tokens with these stop_token_ids bans every token", "stop_token_ids")
         if p.stop and self._tokenizer is None:
             raise InvalidRequestError("stop strings need a tokenizer; use stop_token_ids", "stop")
+        room_for = "" if self.max_context < self._cache.capacity else (
+            "; the KV cache holds no more: give it more with --kv-memory (kv_memory)")
         prompt, room = len(request.prompt_ids), self.max_context - len(request.prompt_ids)
         wanted = 0 if request.score else p.max_tokens or 1
         if wanted > room:
             raise ContextLengthError(
                 f"the prompt has {prompt} tokens and max_tokens asks for {wanted} more, which is over the "
-                f"context length of {self.max_context} tokens; shorten the prompt or lower max_tokens"
+                f"context length of {self.max_context} tokens; shorten the prompt or lower max_tokens{room_for}"
                 if room > 0 else f"the prompt has {prompt} tokens, which leaves no room in the context length "
-                f"of {self.max_context} tokens; shorten the prompt", "prompt")
+                f"of {self.max_context} tokens; shorten the prompt{room_for}", "prompt")
 
     def add(self, request: Request) -> None:
         """Queue a request. Raises as `validate`, and QueueFullError."""

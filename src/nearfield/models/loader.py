@@ -36,6 +36,8 @@ def find_model(model: str | Path | None) -> Path:
     """
     if model is None:
         return pocket_folder()
+    if not str(model):
+        raise ModelError("the model's name is empty; give a folder or a hub id, or leave it out for the pocket model")
     path = Path(model).expanduser()
     if path.is_dir():
         return path

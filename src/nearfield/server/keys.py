@@ -37,7 +37,7 @@ class KeyRing:
 def read_keys(path: Path) -> KeyRing:
     """Read a file of keys: one a line, empty lines and lines that begin with # are skipped.
 
-    Raises ConfigError when the file can not be read, or holds no key.
+    Raises ConfigError when the file can not be read, holds no key, or a key with a space in it.
     """
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -45,6 +45,8 @@ def read_keys(path: Path) -> KeyRing:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"can not read the API keys in {path}: {reason}") from None
     keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if any(len(key.split()) != 1 for key in keys):
+        raise ConfigError(f"{path}: a key has a space in it; write one key a line, and comments on lines of their own")
     if not keys:
         raise ConfigError(f"{path} holds no API key; write one a line")
     return KeyRing(keys)
