@@ -39,8 +39,9 @@ class Subject:
         folder = find_model(self.model)
         spec = read_spec(Config.load(folder / "config.json"))
         if context > spec.max_positions:
-            raise ConfigError(f"a request of {context} tokens (its prompt, its answer, and what it makes while the batch "
-                              f"fills) is more than the {spec.max_positions} positions of the model; ask for fewer tokens")
+            raise ConfigError(f"a request of {context} tokens (its prompt, its answer, and what it makes while the "
+                              f"batch fills) is more than the {spec.max_positions} positions of the model; ask for "
+                              "fewer tokens")
         config = engine_config(spec, self.dtype, requests, context)
         start = time.perf_counter()
         loaded = load_engine(folder, config, random_weights=self.random_weights, tokenizer=False)
