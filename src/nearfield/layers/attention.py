@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from nearfield.cache.store import KVStore
@@ -44,13 +45,13 @@ class Attention:
     def __call__(self, x: Tensor, step: StepInputs, rotation: tuple[Tensor, Tensor]) -> Tensor:
         """x [T, D] to [T, D]; writes the step's K and V into the cache."""
         heads = self.qkv(x).view(len(x), -1, self.head_dim)
-        q, k, v = heads.tensor_split((-2 * self.kv_heads, -self.kv_heads), dim=1)
-        q = self._rotate(q, self.q_norm, rotation)
-        k = self._rotate(k, self.k_norm, rotation)
+        turned, v = heads[:, :-self.kv_heads], heads[:, -self.kv_heads:]
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = turned[:, :-self.kv_heads], turned[:, -self.kv_heads:]
+            turned = torch.cat((self.q_norm(q), self.k_norm(k)), dim=1)
+        turned = self.ops.rope(turned, *rotation)
+        q, k = turned[:, :-self.kv_heads], turned[:, -self.kv_heads:]
         return self.out(self._attend(q, k, v, step).flatten(1))
-
-    def _rotate(self, x: Tensor, norm: RMSNorm | None, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        return self.ops.rope(x if norm is None else norm(x), *rotation)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, step: StepInputs) -> Tensor:
         if step.kv is None or step.attn.slots is None:

@@ -70,15 +70,16 @@ def _attend_decode(q: Tensor, layer: KVLayer, group: DecodeGroup, window: int | 
     k, v = _gather(layer.k, group.pages), _gather(layer.v, group.pages)   # [B, G, L, d], copies
     batch, kv_heads, length, size = k.shape
     position = torch.arange(length, device=q.device)
-    mask = position < group.lengths[:, None]
-    if window is not None:
-        mask &= position >= group.lengths[:, None] - window
+    beyond = position >= group.lengths[:, None]                   # [B, L]
+    hidden = beyond if window is None else beyond | (position < group.lengths[:, None] - window)
     # What lies beyond a row's end is another request's: a NaN in it would pass through a weight of zero.
-    beyond = ~mask[:, None, group.shortest:, None]
-    k[:, :, group.shortest:].masked_fill_(beyond, 0.0)
-    v[:, :, group.shortest:].masked_fill_(beyond, 0.0)
+    tail = beyond[:, None, group.shortest:, None]
+    k[:, :, group.shortest:].masked_fill_(tail, 0.0)
+    v[:, :, group.shortest:].masked_fill_(tail, 0.0)
+    # An additive mask of q's dtype: torch would make one of a boolean mask, and slowly.
+    bias = torch.zeros_like(hidden, dtype=q.dtype).masked_fill_(hidden, float("-inf"))
     rows = q.view(batch, kv_heads, -1, size)                      # [B, G, H/G, d]
-    return F.scaled_dot_product_attention(rows, k, v, mask[:, None, None, :]).view(q.shape)
+    return F.scaled_dot_product_attention(rows, k, v, bias[:, None, None, :]).view(q.shape)
 
 
 def _gather(cache: Tensor, pages: Tensor) -> Tensor:
