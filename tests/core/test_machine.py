@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nearfield.core.machine import available_memory
+from nearfield.core.machine import available_memory, keep_freed_memory
 
 
 @pytest.mark.parametrize(("meminfo", "limit", "used", "want"), [
@@ -21,3 +21,10 @@ def test_the_least_of_machine_and_container(
         if text is not None:
             (tmp_path / name).write_text(text)
     assert available_memory(tmp_path / "meminfo", tmp_path) == want
+
+
+def test_keeping_freed_memory_is_harmless_twice() -> None:
+    """The call itself; what it gains is a measurement (decision 004), not a test."""
+    keep_freed_memory()
+    keep_freed_memory()
+    assert len(bytearray(8 << 20)) == 8 << 20

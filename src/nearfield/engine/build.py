@@ -9,7 +9,7 @@ from tqdm import tqdm
 from nearfield.cache.store import DenseKV, KVShape
 from nearfield.core.config import EngineConfig, format_bytes
 from nearfield.core.errors import ConfigError
-from nearfield.core.machine import available_memory
+from nearfield.core.machine import available_memory, keep_freed_memory
 from nearfield.engine.engine import Engine, context_limit
 from nearfield.kernels import select
 from nearfield.kernels.ops import OpTable
@@ -51,6 +51,7 @@ def load_engine(model: str | Path | None, config: EngineConfig, *, random_weight
     generation = read_generation(folder)
     shape = KVShape(spec.num_layers, spec.num_kv_heads, spec.head_dim, config.page_size)
     _check_memory(config)
+    keep_freed_memory()
     kv = DenseKV(shape, config.kv_memory, TORCH_DTYPES[config.dtype])
     ops = select.build(config.dtype)
     positions = context_limit(spec, config, kv.num_pages * config.page_size)
