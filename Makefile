@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 setup: $(STAMP)
 
 # Installed again only when what is installed, or how, has changed.
-$(STAMP): pyproject.toml constraints.txt scripts/setup
+$(STAMP): pyproject.toml constraints.txt scripts/setup CMakeLists.txt $(wildcard cmake/* src/nearfield/kernels/cpu/csrc/*)
 	scripts/setup
 	touch $@
 

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from nearfield.formats.dense import Dense
 from nearfield.kernels import select
 from nearfield.kernels.ops import AttnPlan, AttnRow
 from nearfield.layers.attention import StepInputs
 from nearfield.models.decoder import Decoder, build_decoder
+from nearfield.models.loader import DENSE
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config, ModelSpec
 
@@ -73,12 +73,12 @@ def pocket_spec() -> ModelSpec:
 def starting_weights(spec: ModelSpec, seed: int) -> Weights:
     """Normal numbers of deviation 0.02, less for what is added to the residual stream (GPT-2's start)."""
     source = _Drawn(seed, spec.num_layers)
-    build_decoder(spec, source, select.build("fp32"), Dense(), 1)
+    build_decoder(spec, source, select.build("fp32"), DENSE, 1)
     return source.kept
 
 
 def decoder(spec: ModelSpec, weights: Mapping[str, Tensor], positions: int) -> Decoder:
-    return build_decoder(spec, _Cast(weights, torch.bfloat16), select.build("bf16"), Dense(), positions)
+    return build_decoder(spec, _Cast(weights, torch.bfloat16), select.build("bf16"), DENSE, positions)
 
 
 def forward(spec: ModelSpec, weights: Mapping[str, Tensor], ids: Tensor) -> Tensor:

@@ -17,4 +17,4 @@ def subject(tmp_path: Path) -> Subject:
         "eos_token_id": 2, "tie_word_embeddings": True,
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    return Subject(str(tmp_path), "fp32", random_weights=True)
+    return Subject(str(tmp_path), {"dtype": "fp32"}, random_weights=True)

@@ -3,6 +3,7 @@
 import pytest
 
 from nearfield.bench import offline
+from nearfield.bench.limits import limit_of
 from nearfield.bench.offline import OfflineParams, run_offline
 from nearfield.bench.workload import Prompts, Subject, requests
 from nearfield.core.errors import ConfigError
@@ -40,8 +41,8 @@ def test_no_prompt_is_served_from_the_cache(subject: Subject) -> None:
     params = OfflineParams(prompt=40, output=8, batches=(1, 2))
     loaded, _ = subject.load(2, params.context)
     prompts = Prompts(loaded.spec.vocab_size)
-    offline._prefill(loaded.engine, offline.matmul_limit(loaded), prompts, 40)
-    offline._decode(loaded.engine, offline.matmul_limit(loaded), [prompts.ids(40), prompts.ids(40)], params)
+    offline._prefill(loaded.engine, limit_of(loaded), prompts, 40)
+    offline._decode(loaded.engine, limit_of(loaded), [prompts.ids(40), prompts.ids(40)], params)
     stats = loaded.engine.stats()
     assert stats.cached_tokens == 0 and stats.preemptions == 0 and stats.running == 0
     assert stats.prompt_tokens == 40 * (1 + offline.ROUNDS + 2)

@@ -56,7 +56,7 @@ def test_linear_and_embed(dtype: torch.dtype) -> None:
     assert close(reference.linear(x, weight, bias), x.double() @ table.T + bias.double())
     assert close(reference.linear(x, weight, None), x.double() @ table.T)
     tokens = torch.tensor([8, 0, 8])
-    assert torch.equal(reference.embed(tokens, weight).double(), table[tokens])
+    assert torch.equal(reference.embed(tokens, weight, dtype).double(), table[tokens])
 
 
 def test_the_dense_format_is_the_matrix_itself(dtype: torch.dtype) -> None:

@@ -25,7 +25,7 @@ class AgentsParams:
 
 def run_agents(subject: Subject, params: AgentsParams, report: Report) -> dict[str, Any]:
     """Measure, and return the result as the JSON document that `nearfield bench agents --json` prints."""
-    report(f"loading in {subject.dtype}")
+    report(f"loading in {subject.stored}")
     loaded, load_s = subject.load(params.requests, params.shared + params.unique + params.output)
     prompts = Prompts(loaded.spec.vocab_size)
     _serve(loaded.engine, requests([prompts.ids(params.unique)], max_tokens=2))  # warms up; shares nothing

@@ -1,18 +1,38 @@
-"""What the machine could do: the model's matrix products alone, by plain torch, in the same run.
+"""What the machine could do with a model's matrices alone, measured in the same run.
 
 A share of this limit travels between machines, and over the hours of a shared one, better than a
-bare number of tokens a second. The limit leaves out attention, norms, sampling and all of Python, so
-1.0 is not reached; it uses the model's own weights in their own places, so that both sides pull the
-same bytes from memory.
+bare number of tokens a second. It leaves out attention, norms, sampling and all of Python, so 1.0 is
+not reached. Dense matrices are multiplied by plain torch, in their own places, so that both sides
+pull the same bytes from memory; for quantised ones, which torch has no such product for, it is the
+larger of their bytes at the read bandwidth and their multiply-adds at the int8 rate.
 """
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from nearfield.bench.machine import Machine
+from nearfield.engine.build import Loaded
+from nearfield.kernels import cpu
+
+READ_BYTES = 1 << 30
+"""Read to find the bandwidth: more than a cache holds."""
+
+
+class Limit(Protocol):
+    """How long the matrices alone would take."""
+
+    def seconds(self, rows: int, head_rows: int) -> float:
+        """Seconds of one pass of `rows` tokens, of which `head_rows` get logits, measured now.
+
+        Decoding a batch of B is seconds(B, B); a prompt of N tokens is seconds(N, 1).
+        """
 
 
 @dataclass(frozen=True)
@@ -23,10 +43,7 @@ class MatmulLimit:
     head: Tensor
 
     def seconds(self, rows: int, head_rows: int) -> float:
-        """Time one pass of `rows` tokens, of which `head_rows` get logits.
-
-        Decoding a batch of B is seconds(B, B); a prompt of N tokens is seconds(N, 1).
-        """
+        """Time plain torch products; see Limit."""
         widths = {weight.shape[1] for weight in self.inner}
         inputs = {width: self._input(rows, width) for width in widths}
         last = self._input(head_rows, self.head.shape[1])
@@ -39,3 +56,31 @@ class MatmulLimit:
 
     def _input(self, rows: int, width: int) -> Tensor:
         return torch.full((rows, width), 0.5, dtype=self.head.dtype)
+
+
+@dataclass(frozen=True)
+class RooflineLimit:
+    """Matrices of `nbytes` in all; multiply-adds a token of the inner ones, and of the head."""
+
+    machine: Machine
+    nbytes: int
+    inner_macs: int
+    head_macs: int
+
+    def seconds(self, rows: int, head_rows: int) -> float:
+        """The larger of memory's and arithmetic's time, each measured now; see Limit."""
+        read, rate = self.machine.read_gb_s(), self.machine.gmac_s("int8") or float("inf")
+        macs = rows * self.inner_macs + head_rows * self.head_macs
+        return max(self.nbytes / read, macs / rate) / 1e9
+
+
+def limit_of(loaded: Loaded) -> Limit:
+    """The limit made of the model's own matrices."""
+    linears = loaded.model.linears()
+    if linears[0].weight.prepared is None:
+        *inner, head = (linear.weight.tensors["weight"] for linear in linears)
+        return MatmulLimit(inner, head)
+    macs = [prod(linear.weight.shape) for linear in linears]
+    config = loaded.engine.config
+    return RooflineLimit(Machine(cpu.load(config.threads, config.isa), READ_BYTES),
+                         sum(linear.weight.nbytes for linear in linears), sum(macs[:-1]), macs[-1])

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from nearfield.bench.limits import MatmulLimit
+from nearfield.bench.limits import Limit, limit_of
 from nearfield.bench.workload import Prompts, Report, Subject, header, peak_rss_gib, requests
 from nearfield.core.request import Request
-from nearfield.engine.build import Loaded
 from nearfield.engine.engine import Engine
 
 ROUNDS = 4
@@ -42,9 +41,9 @@ class OfflineParams:
 
 def run_offline(subject: Subject, params: OfflineParams, report: Report) -> dict[str, Any]:
     """Measure, and return the result as the JSON document that `nearfield bench offline --json` prints."""
-    report(f"loading in {subject.dtype}")
+    report(f"loading in {subject.stored}")
     loaded, load_s = subject.load(max(params.batches), params.context)
-    limit = matmul_limit(loaded)
+    limit = limit_of(loaded)
     prompts = Prompts(loaded.spec.vocab_size)
     report(f"prompt of {params.prompt} tokens")
     prefill = _prefill(loaded.engine, limit, prompts, params.prompt)
@@ -57,13 +56,7 @@ def run_offline(subject: Subject, params: OfflineParams, report: Report) -> dict
             "prefill": prefill, "decode": decode}
 
 
-def matmul_limit(loaded: Loaded) -> MatmulLimit:
-    """The limit made of the model's own matrices."""
-    *inner, head = (linear.weight.tensors["weight"] for linear in loaded.model.linears())
-    return MatmulLimit(inner, head)
-
-
-def _prefill(engine: Engine, limit: MatmulLimit, prompts: Prompts, length: int) -> dict[str, Any]:
+def _prefill(engine: Engine, limit: Limit, prompts: Prompts, length: int) -> dict[str, Any]:
     """Time to the first token of a prompt that nothing is cached of."""
     _first_token(engine, prompts.ids(length))  # the first prompt pays for memory that the next ones find
     times, limits = [], []
@@ -84,7 +77,7 @@ def _first_token(engine: Engine, prompt: tuple[int, ...]) -> float:
     return time.perf_counter() - start
 
 
-def _decode(engine: Engine, limit: MatmulLimit, prompts: Sequence[tuple[int, ...]],
+def _decode(engine: Engine, limit: Limit, prompts: Sequence[tuple[int, ...]],
             params: OfflineParams) -> dict[str, Any]:
     """Tokens a second of a full batch, from the moment that its last prompt is computed."""
     batch = requests(prompts, max_tokens=None)

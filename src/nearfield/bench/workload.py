@@ -4,11 +4,9 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
-
-import torch
 
 from nearfield.cache.store import KVShape
 from nearfield.core.config import DType, EngineConfig
@@ -25,11 +23,27 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Subject:
-    """The model to measure. `random_weights`: the folder has a config.json and nothing else."""
+    """The model to measure. `random_weights`: the folder has a config.json and nothing else.
+
+    `options` are EngineConfig's that say how weights are stored and multiplied: dtype, weights, group, isa,
+    threads.
+    """
 
     model: str | None
-    dtype: DType
+    options: Mapping[str, Any]
     random_weights: bool = False
+
+    @property
+    def stored(self) -> str:
+        """How the weights are stored: the dtype, w8 or w4."""
+        weights: str = self.options.get("weights", "dense")
+        return self.dtype if weights == "dense" else weights
+
+    @property
+    def dtype(self) -> DType:
+        """Of activations and K/V."""
+        dtype: DType = self.options.get("dtype", EngineConfig.dtype)
+        return dtype
 
     def load(self, requests: int, context: int) -> tuple[Loaded, float]:
         """An engine that holds `requests` of `context` tokens each, none preempted; and seconds it took.
@@ -42,7 +56,7 @@ class Subject:
             raise ConfigError(f"a request of {context} tokens (its prompt, its answer, and what it makes while the "
                               f"batch fills) is more than the {spec.max_positions} positions of the model; ask for "
                               "fewer tokens")
-        config = engine_config(spec, self.dtype, requests, context)
+        config = replace(engine_config(spec, self.dtype, requests, context), **self.options)
         start = time.perf_counter()
         loaded = load_engine(folder, config, random_weights=self.random_weights, tokenizer=False)
         return loaded, time.perf_counter() - start
@@ -81,9 +95,10 @@ def header(kind: str, loaded: Loaded, subject: Subject, load_s: float) -> dict[s
     return {
         "kind": kind,
         "model": loaded.name,
-        "weights": subject.dtype,
+        "weights": subject.stored,
         "kv": subject.dtype,
-        "threads": torch.get_num_threads(),
+        "threads": loaded.ops.threads,
+        "backend": loaded.ops.backend,
         "random_weights": subject.random_weights,
         "max_context": loaded.engine.max_context,
         "load_s": round(load_s, 3),

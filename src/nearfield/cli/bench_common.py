@@ -1,10 +1,10 @@
-"""What the benches share on the command line: which model, in what dtype, and where progress goes."""
+"""What the benches share on the command line: which model or kernels, and where progress goes."""
 
 import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from nearfield.cli.options import add_dtype, add_model
+from nearfield.cli.options import add_dtype, add_kernels, add_model, count, size
 
 if TYPE_CHECKING:
     from nearfield.bench.workload import Subject
@@ -14,6 +14,7 @@ def add_subject(parser: argparse.ArgumentParser) -> None:
     """The options that `subject` reads, and --json."""
     add_model(parser)
     add_dtype(parser)
+    add_kernels(parser)
     parser.add_argument("--random-weights", action="store_true",
                         help="invent the weights: the folder needs only a config.json")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
@@ -23,7 +24,20 @@ def subject(args: argparse.Namespace) -> "Subject":
     """The model to measure."""
     from nearfield.bench.workload import Subject
 
-    return Subject(args.model, args.dtype, args.random_weights)
+    options = {name: getattr(args, name) for name in ("dtype", "weights", "group", "isa", "threads")}
+    return Subject(args.model, options, args.random_weights)
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """The options of the benches that measure the kernels and the machine, and --json."""
+    parser.add_argument("--threads", metavar="N", type=count, default=None,
+                        help="threads (default: the CPUs this process may use)")
+    parser.add_argument("--isa", choices=("avx512", "avx2", "scalar"), default=None,
+                        help="instruction set (default: the best here)")
+    parser.add_argument("--rounds", metavar="N", type=count, default=5, help="medians of so many (default: 5)")
+    parser.add_argument("--memory", metavar="SIZE", type=size, default=1 << 30,
+                        help="weights, and memory to read: several times the caches (default: 1GiB)")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
 
 
 def report(line: str) -> None:

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from nearfield.cache.store import KVShape
 from nearfield.core.config import DType
-from nearfield.formats.dense import Dense
 from nearfield.kernels import select
 from nearfield.kernels.ops import OpTable
 from nearfield.models.chat_template import load_chat_template
 from nearfield.models.decoder import build_decoder
-from nearfield.models.loader import TORCH_DTYPES, find_model
+from nearfield.models.loader import DENSE, TORCH_DTYPES, find_model
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config, ModelSpec
 from nearfield.models.tokenizer import load_tokenizer
@@ -60,7 +59,7 @@ def describe(model: str | None, dtype: DType) -> dict[str, Any]:
         "tokenizer": _tokenizer_kind(folder),
         "chat_template": load_chat_template(folder) is not None,
         "kv_bytes_per_token": _kv_bytes(spec),
-        "would_use": {"dtype": dtype, "threads": torch.get_num_threads(), "backend": ops.backend,
+        "would_use": {"dtype": dtype, "threads": ops.threads, "backend": ops.backend,
                       "ops": _functions(ops)},
     }
 
@@ -68,7 +67,7 @@ def describe(model: str | None, dtype: DType) -> dict[str, Any]:
 def count_parameters(spec: ModelSpec, ops: OpTable) -> int:
     """Numbers that the model learns; a tied head counts once."""
     source = ShapeSource()
-    build_decoder(spec, source, ops, Dense(), positions=1)
+    build_decoder(spec, source, ops, DENSE, positions=1)
     return source.numbers
 
 

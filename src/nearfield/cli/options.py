@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from nearfield.core.config import DTYPES, EngineConfig, parse_bytes
+from nearfield.core.config import DTYPES, WEIGHTS, EngineConfig, parse_bytes
 from nearfield.core.errors import ConfigError
 
 
@@ -46,6 +46,7 @@ def add_dtype(parser: argparse.ArgumentParser) -> None:
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """The options of an engine; `engine_options` reads them."""
     add_dtype(parser)
+    add_kernels(parser)
     parser.add_argument("--kv-memory", metavar="SIZE", type=size,
                         help="bytes of the KV cache, such as 4GiB, allocated once (default: 1GiB)")
     parser.add_argument("--max-seqs", metavar="N", type=count,
@@ -54,9 +55,21 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
                         help="tokens of one request at most, prompt and answer (default: what fits)")
 
 
+def add_kernels(parser: argparse.ArgumentParser) -> None:
+    """How weights are stored and what multiplies by them."""
+    parser.add_argument("--weights", choices=WEIGHTS, default=EngineConfig.weights,
+                        help="quantise at load to int8 (w8) or int4 (w4) (default: %(default)s)")
+    parser.add_argument("--group", type=int, choices=(32, 64, 128), default=EngineConfig.group,
+                        help="columns of an int4 matrix that share a scale (default: %(default)s)")
+    parser.add_argument("--isa", help="C++ kernels of this instruction set: avx512, avx2, scalar (default: the best)")
+    parser.add_argument("--threads", metavar="N", type=count,
+                        help="threads of the C++ kernels (default: the CPUs this process may use)")
+
+
 def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     """The engine's options that were given, by their names in EngineConfig and LLM."""
-    return _set({name: getattr(args, name) for name in ("dtype", "kv_memory", "max_seqs", "max_context")})
+    names = ("dtype", "kv_memory", "max_seqs", "max_context", "weights", "group", "isa", "threads")
+    return _set({name: getattr(args, name) for name in names})
 
 
 def add_sampling(parser: argparse.ArgumentParser, max_tokens: int) -> None:

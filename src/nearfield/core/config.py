@@ -7,13 +7,18 @@ from nearfield.core.errors import ConfigError
 
 DType = Literal["bf16", "fp16", "fp32"]
 DTYPES: tuple[DType, ...] = ("bf16", "fp16", "fp32")
+Weights = Literal["dense", "w8", "w4"]
+WEIGHTS: tuple[Weights, ...] = ("dense", "w8", "w4")
 
 
 @dataclass(frozen=True)
 class EngineConfig:
     """How an engine uses the machine.
 
-    dtype: of weights, activations and K/V. kv_memory: bytes of the KV cache, allocated once.
+    dtype: of activations, K/V and dense weights. weights: dense, or int8 (w8) or int4 (w4) codes, made at
+    load; `group` columns of an int4 matrix share a scale. isa, threads: which C++ kernels, and on how many
+    threads (None: the best here, and as many as this process may use).
+    kv_memory: bytes of the KV cache, allocated once.
     max_seqs: rows in a step at most. max_context: tokens of one request at most, prompt and answer
     (None: what the model and the cache hold). max_step_tokens: tokens computed in one step at most,
     the chunk of chunked prefill. max_waiting: requests that may queue. prefix_cache: share prefixes.
@@ -27,10 +32,16 @@ class EngineConfig:
     max_step_tokens: int = 512
     max_waiting: int = 1024
     prefix_cache: bool = True
+    weights: Weights = "dense"
+    group: int = 64
+    isa: str | None = None
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if self.weights not in WEIGHTS:
+            raise ConfigError(f"weights must be one of {', '.join(WEIGHTS)}, got {self.weights!r}")
         for name in ("kv_memory", "page_size", "max_seqs", "max_step_tokens", "max_waiting"):
             _check_count(name, getattr(self, name))
         if self.max_context is not None:

@@ -16,7 +16,7 @@ from nearfield.kernels.ops import OpTable
 from nearfield.models.chat_template import ChatTemplate, load_chat_template
 from nearfield.models.decoder import Decoder
 from nearfield.models.generation import GenerationDefaults, read_generation
-from nearfield.models.loader import TORCH_DTYPES, find_model, load_decoder
+from nearfield.models.loader import TORCH_DTYPES, find_model, load_decoder, weight_formats
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config, ModelSpec
 from nearfield.models.tokenizer import Tokenizer, load_tokenizer
@@ -53,11 +53,13 @@ def load_engine(model: str | Path | None, config: EngineConfig, *, random_weight
     _check_memory(config)
     keep_freed_memory()
     kv = DenseKV(shape, config.kv_memory, TORCH_DTYPES[config.dtype])
-    ops = select.build(config.dtype)
+    formats = weight_formats(config.weights, config.group)
+    ops = select.build(config.dtype, (formats.inner.name, formats.table.name), isa=config.isa, threads=config.threads)
     positions = context_limit(spec, config, kv.num_pages * config.page_size)
     hidden = None if progress else True   # None: shown on a terminal only
     with tqdm(total=spec.num_layers, desc="loading", unit="layer", disable=hidden, leave=False) as bar:
-        decoder = load_decoder(folder, spec, ops, config.dtype, positions, random_weights=random_weights,
+        decoder = load_decoder(folder, spec, ops, config.dtype, positions, formats=formats,
+                               random_weights=random_weights,
                                progress=lambda done, total: _show(bar, done))
     eos = generation.eos_ids + (words.eos_ids if words is not None else ())
     engine = Engine(decoder, kv, ops, config, words, tuple(dict.fromkeys(eos)))

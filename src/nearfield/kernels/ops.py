@@ -5,23 +5,37 @@ H query heads, G key/value heads (H % G == 0), d head size, V vocabulary, P page
 A backend is a module with functions of these names; `select.build` binds them into an `OpTable`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
-@dataclass
+class Prepared(Protocol):
+    """A weight in the layout of one backend's kernels, which alone can read it."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+@dataclass(frozen=True)
 class PackedWeight:
-    """A weight as its format stores it: named tensors, the logical [out, in] shape, the format's name."""
+    """A weight as its format stores it: named tensors, the logical [out, in] shape, the format's name.
+
+    `prepared` stands in for the tensors once a backend has laid them out for itself (OpTable.prepare).
+    """
 
     format: str
     shape: tuple[int, int]
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
+    prepared: Prepared | None = None
 
     @property
     def nbytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in self.tensors.values())
+        held = sum(t.numel() * t.element_size() for t in self.tensors.values())
+        return held + (0 if self.prepared is None else self.prepared.nbytes)
 
 
 @dataclass(frozen=True)
@@ -91,8 +105,10 @@ class OpTable:
     """The chosen function for each operation, bound once at start. Each is documented in `reference`."""
 
     backend: str
+    threads: int
+    prepare: Callable[[PackedWeight], PackedWeight]
     linear: Callable[[Tensor, PackedWeight, Tensor | None], Tensor]
-    embed: Callable[[Tensor, PackedWeight], Tensor]
+    embed: Callable[[Tensor, PackedWeight, torch.dtype], Tensor]
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     rope: Callable[[Tensor, Tensor, Tensor], Tensor]
     silu_mul: Callable[[Tensor], Tensor]

@@ -22,6 +22,14 @@ from nearfield.layers.rotary import Rotary
 from nearfield.models.spec import ModelSpec
 
 
+@dataclass(frozen=True)
+class Formats:
+    """How a model's matrices are stored: those of the layers, and the table of embeddings and the head."""
+
+    inner: WeightFormat
+    table: WeightFormat
+
+
 class WeightSource(Protocol):
     """Where weights come from: a checkpoint, random numbers, or a training loop's own tensors."""
 
@@ -75,23 +83,23 @@ class Decoder:
         return [*inner, self.head]
 
 
-def build_decoder(spec: ModelSpec, source: WeightSource, ops: OpTable, fmt: WeightFormat, positions: int,
+def build_decoder(spec: ModelSpec, source: WeightSource, ops: OpTable, formats: Formats, positions: int,
                   progress: Callable[[int, int], None] = lambda done, total: None) -> Decoder:
     """Assemble a model from `source`, for sequences of up to `positions` tokens.
 
     `progress(done, total)` is called after each layer.
     """
-    builder = _Builder(spec, source, ops, fmt)
+    builder = _Builder(spec, source, ops, formats.inner)
     table = source.get("model.embed_tokens.weight", (spec.vocab_size, spec.hidden_size))
-    packed = fmt.pack(table)
+    packed = formats.table.pack(table)
     layers = []
     for i in range(spec.num_layers):
         layers.append(builder.layer(i))
         progress(i + 1, spec.num_layers)
-    head = packed if spec.tie_embeddings else fmt.pack(
+    head = packed if spec.tie_embeddings else formats.table.pack(
         source.get("lm_head.weight", (spec.vocab_size, spec.hidden_size)))
-    return Decoder(spec, Embedding(ops, packed), layers, builder.norm("model.norm", spec.hidden_size),
-                   Linear(ops, head), Rotary(spec.rope, spec.head_dim, positions))
+    return Decoder(spec, Embedding(ops, packed, table.dtype), layers, builder.norm("model.norm", spec.hidden_size),
+                   Linear(ops, ops.prepare(head)), Rotary(spec.rope, spec.head_dim, positions))
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ class _Builder:
                             for name, rows in parts.items()])
         offset = torch.cat([self.source.get(f"{prefix}.{name}.bias", (rows,))
                             for name, rows in parts.items()]) if bias else None
-        return Linear(self.ops, self.fmt.pack(weight), offset)
+        return Linear(self.ops, self.ops.prepare(self.fmt.pack(weight)), offset)
 
     def norm(self, name: str, size: int) -> RMSNorm:
         return RMSNorm(self.ops, self.source.get(f"{name}.weight", (size,)), self.spec.norm_eps)

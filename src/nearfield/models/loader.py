@@ -7,12 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nearfield.core.config import DType
+from nearfield.core.config import DType, Weights
 from nearfield.core.errors import ModelError
 from nearfield.formats.checkpoint import Checkpoint
 from nearfield.formats.dense import Dense
+from nearfield.formats.int4 import Int4
+from nearfield.formats.int8 import Int8
 from nearfield.kernels.ops import OpTable
-from nearfield.models.decoder import Decoder, WeightSource, build_decoder
+from nearfield.models.decoder import Decoder, Formats, WeightSource, build_decoder
 from nearfield.models.spec import ModelSpec
 
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -20,6 +22,8 @@ TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.flo
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
 _UNWANTED = ["consolidated*", "*/*"]
 """Second copies of the weights in other forms, which many repositories hold."""
+DENSE = Formats(Dense(), Dense())
+
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -98,8 +102,15 @@ class RandomSource:
         return torch.empty(shape, dtype=self._dtype).normal_(0, 0.02, generator=self._generator)
 
 
+def weight_formats(weights: Weights, group: int) -> Formats:
+    """The formats of --weights: with w8 and w4 the table and the head are int8. Raises ConfigError."""
+    if weights == "dense":
+        return DENSE
+    return Formats(Int8() if weights == "w8" else Int4(group), Int8())
+
+
 def load_decoder(folder: Path, spec: ModelSpec, ops: OpTable, dtype: DType, positions: int, *,
-                 random_weights: bool = False,
+                 formats: Formats = DENSE, random_weights: bool = False,
                  progress: Callable[[int, int], None] = lambda done, total: None) -> Decoder:
     """The model in `folder`, with its weights or with random ones. Raises ModelError.
 
@@ -108,9 +119,9 @@ def load_decoder(folder: Path, spec: ModelSpec, ops: OpTable, dtype: DType, posi
     torch_dtype = TORCH_DTYPES[dtype]
     if random_weights:
         source: WeightSource = RandomSource(torch_dtype)
-        return build_decoder(spec, source, ops, Dense(), positions, progress)
+        return build_decoder(spec, source, ops, formats, positions, progress)
     checkpoint = CheckpointSource(folder, torch_dtype, tied=spec.tie_embeddings)
-    decoder = build_decoder(spec, checkpoint, ops, Dense(), positions, progress)
+    decoder = build_decoder(spec, checkpoint, ops, formats, positions, progress)
     if unused := checkpoint.unused():
         raise ModelError(f"{folder}: {len(unused)} tensors have no place in a {spec.model_type} model "
                          f"of this config, the first {unused[0]}")

@@ -5,16 +5,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nearfield.kernels.ops import PackedWeight
+from nearfield.kernels.reference.quantized import dequantize, dequantize_rows
+
+
+def prepare(weight: PackedWeight) -> PackedWeight:
+    """Lay a weight out for this backend's `linear`: as it is."""
+    return weight
 
 
 def linear(x: Tensor, weight: PackedWeight, bias: Tensor | None) -> Tensor:
-    """x [T, in] times weight [out, in] transposed, plus bias [out]: [T, out] in x's dtype."""
-    return F.linear(x, weight.tensors["weight"], bias)
+    """x [T, in] times weight [out, in] transposed, plus bias [out]: [T, out] in x's dtype.
+
+    A quantised weight is made dense at every call: right, and slow.
+    """
+    if weight.format == "dense":
+        return F.linear(x, weight.tensors["weight"], bias)
+    return F.linear(x, dequantize(weight).to(x.dtype), bias)
 
 
-def embed(tokens: Tensor, weight: PackedWeight) -> Tensor:
-    """Rows `tokens` [T] (int64) of the table weight [V, D]: [T, D]."""
-    return F.embedding(tokens, weight.tensors["weight"])
+def embed(tokens: Tensor, weight: PackedWeight, dtype: torch.dtype) -> Tensor:
+    """Rows `tokens` [T] (int64) of the table weight [V, D], dense or int8: [T, D] in `dtype`."""
+    if weight.format == "dense":
+        return F.embedding(tokens, weight.tensors["weight"])
+    return dequantize_rows(weight, tokens).to(dtype)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -1,0 +1,48 @@
+// What the AVX-512 kernels share. Included by their translation units only, and all of it local to each.
+#pragma once
+
+#include <immintrin.h>
+
+#include "job.hpp"
+
+namespace nearfield {
+
+void avx512_quantize(const QuantizeJob& job, std::int64_t first, std::int64_t last);
+void avx512_linear_rows(const LinearJob& job, const Part& part, std::uint8_t* scratch);
+void avx512_linear_groups(const LinearJob& job, const Part& part, std::uint8_t* scratch);
+
+namespace {
+
+// How far ahead weights are asked for where tokens are few, in bytes: to the L2 cache, in one stream.
+constexpr std::size_t kAhead = 16 << 10;
+
+// The compiler's intrinsic lets GCC 12 copy accumulators about once it has 24 of them; this does not.
+inline void dot(__m512i& sum, __m512i weights, __m512i acts) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(acts));
+}
+
+// The same with four activation codes read from memory and repeated.
+inline void dot(__m512i& sum, __m512i weights, const std::int8_t* acts) {
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0"
+            : "+v"(sum)
+            : "v"(weights), "m"(*reinterpret_cast<const std::int32_t(*)>(acts)));
+}
+
+inline __m512i repeat(const std::int8_t* acts) {
+    return _mm512_set1_epi32(*reinterpret_cast<const std::int32_t*>(acts));
+}
+
+inline __m512i load(const std::uint8_t* data) { return _mm512_load_si512(data); }
+
+// y[row ...] = sums + bias, as far as there are rows.
+inline void store(const LinearJob& job, std::int64_t row, std::int64_t token, __m512 sums) {
+    const std::int64_t rows = job.weights.n - row;
+    const __mmask16 mask = rows >= kRows ? 0xffff : static_cast<__mmask16>((1u << rows) - 1);
+    if (job.bias) sums = _mm512_add_ps(sums, _mm512_maskz_loadu_ps(mask, job.bias + row));
+    _mm512_mask_storeu_ps(job.y + token * job.y_stride + row, mask, sums);
+}
+
+inline const std::int8_t* panel_codes(const Acts& acts, std::int64_t token) { return acts.codes + token * acts.k; }
+
+}  // namespace
+}  // namespace nearfield

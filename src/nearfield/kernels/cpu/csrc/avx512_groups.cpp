@@ -1,0 +1,315 @@
+// Weights in groups of columns with scales of their own, 4 or 8 bits, by AVX-512 VNNI. Each output has one
+// float sum, to which the groups are added in ascending order by one fma each.
+//
+// Few tokens: a block of rows at a time, nibbles opened in registers (`few`). Many: the nibbles of three
+// blocks are opened once for each kChunk columns into bytes that stay in the L1 cache (`many`).
+#include "avx512.hpp"
+
+namespace nearfield {
+namespace {
+
+constexpr int kBlocks = 3;             // blocks of rows of a tile in `many`
+constexpr std::int64_t kChunk = 256;   // columns opened at once; a multiple of every pair of groups
+constexpr std::int64_t kFew = 8;       // tokens up to which `few` is quicker
+
+template <Scale S>
+inline __m512 scales_at(const std::uint8_t* at) {
+    const __m256i halves = _mm256_load_si256(reinterpret_cast<const __m256i*>(at));
+    if (S == Scale::f16) return _mm512_cvtph_ps(halves);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
+inline __m512i zeros_at(const std::uint8_t* at) {
+    return _mm512_cvtepu16_epi32(_mm256_load_si256(reinterpret_cast<const __m256i*>(at)));
+}
+
+// What the integer sums start from. A sum of 128 codes fits 16 bits, so one vpmaddwd multiplies it by the
+// zero points.
+template <bool Z>
+inline __m512i start(__m512i zeros, std::int32_t offset) {
+    if (!Z) return _mm512_set1_epi32(offset);
+    return _mm512_madd_epi16(zeros, _mm512_set1_epi32(offset & 0xffff));
+}
+
+inline __m512 add_group(__m512 sum, __m512i dots, __m512 scales, float scale) {
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), _mm512_mul_ps(scales, _mm512_set1_ps(scale)), sum);
+}
+
+// Adds one group's products of a block to the int32 sums of T tokens.
+template <int Bits, int T>
+inline const std::uint8_t* dots_of(const std::uint8_t* codes, std::int64_t columns, const std::int8_t* panel,
+                                   std::int64_t right, __m512i* sums) {
+    constexpr int width = T == 1 ? 1 : kPanel;
+    const __m512i low = _mm512_set1_epi8(15);
+    for (std::int64_t k = 0; k < columns; k += 8, panel += 8 * width) {
+        __m512i even, odd;
+        if (Bits == 4) {
+            if (T > 1) __builtin_prefetch(codes + kAhead, 0, 2);
+            const __m512i both = load(codes);
+            even = _mm512_and_si512(both, low);
+            odd = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+            codes += 64;
+        } else {
+            if (T > 1) __builtin_prefetch(codes + kAhead, 0, 2);
+            if (T > 1) __builtin_prefetch(codes + kAhead + 64, 0, 2);
+            even = load(codes);
+            odd = load(codes + 64);
+            codes += 128;
+        }
+#pragma GCC unroll 16
+        for (int t = 0; t < T; ++t) {
+            const std::int8_t* at = panel + (t / width) * right + (t % width) * 4;
+            dot(sums[t], even, at);
+            dot(sums[t], odd, at + 4 * width);
+        }
+    }
+    return codes;
+}
+
+// One block of rows by T tokens.
+template <int Bits, int T, Scale S, bool Z>
+void few_tokens(const LinearJob& job, std::int64_t block, std::int64_t token, std::int64_t tokens) {
+    constexpr int width = T == 1 ? 1 : kPanel;
+    const Weights& w = job.weights;
+    const Acts& acts = job.acts;
+    const std::int64_t groups = groups_of(w), right = acts.k * width;
+    const std::uint8_t* codes = w.data + static_cast<std::size_t>(block) * w.block_bytes;
+    const std::int8_t* panel = panel_codes(acts, token);
+    __m512 sums[T];
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) sums[t] = _mm512_setzero_ps();
+    for (std::int64_t g = 0; g < groups; ++g) {
+        const bool second = g % 2, alone = !second && g + 1 == groups;
+        const std::uint8_t* tail = codes + (second || alone ? 1 : 2) * code_bytes(w) + (second ? 32 : 0);
+        const std::int64_t at = token * groups + g * width;
+        __m512i dots[T];
+        const __m512i zeros = Z ? zeros_at(tail + 64) : _mm512_setzero_si512();
+#pragma GCC unroll 16
+        for (int t = 0; t < T; ++t) {
+            dots[t] = start<Z>(zeros, acts.offsets[at + (t / width) * groups * width + t % width]);
+        }
+        codes = dots_of<Bits, T>(codes, w.group, panel, right, dots);
+        if (second) codes += Z ? 128 : 64;
+        panel += w.group * width;
+        const __m512 scales = scales_at<S>(tail);
+#pragma GCC unroll 16
+        for (int t = 0; t < T; ++t) {
+            const float scale = acts.scales[at + (t / width) * groups * width + t % width];
+            sums[t] = add_group(sums[t], dots[t], scales, scale);
+        }
+    }
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) {
+        if (t < tokens) store(job, block * kRows, token + t, sums[t]);
+    }
+}
+
+template <int Bits, Scale S, bool Z>
+void few(const LinearJob& job, const Part& part) {
+    for (std::int64_t b = part.block_first; b < part.block_last; ++b) {
+        if (job.acts.width == 1) {
+            few_tokens<Bits, 1, S, Z>(job, b, 0, 1);
+            continue;
+        }
+        const std::int64_t tokens = part.token_last - part.token_first;
+        if (tokens > kPanel) {
+            few_tokens<Bits, 8, S, Z>(job, b, part.token_first, tokens);
+        } else {
+            few_tokens<Bits, 4, S, Z>(job, b, part.token_first, tokens);
+        }
+    }
+}
+
+// kChunk columns of some blocks, opened: codes as bytes, scales in fp32, zero points in 32 bits.
+struct Chunk {
+    alignas(64) std::uint8_t codes[kBlocks][kChunk * kRows];
+    alignas(64) float scales[kBlocks][kChunk / 32][kRows];
+    alignas(64) std::int32_t zeros[kBlocks][kChunk / 32][kRows];
+};
+
+// The float sums of some blocks by a panel of tokens.
+struct alignas(64) Sums {
+    float of[kBlocks][kPanel][kRows];
+};
+
+struct Workspace {
+    Chunk chunk;
+    Sums sums[kSlab / kPanel];
+};
+static_assert(sizeof(Workspace) <= kScratch, "a thread's scratch memory holds the workspace");
+
+template <int Bits>
+inline void open_codes(const std::uint8_t* from, std::int64_t columns, std::uint8_t* to) {
+    const __m512i low = _mm512_set1_epi8(15);
+    for (std::int64_t k = 0; k < columns; k += 8, to += 128) {
+        if (Bits == 4) {
+            const __m512i both = load(from);
+            _mm512_store_si512(to, _mm512_and_si512(both, low));
+            _mm512_store_si512(to + 64, _mm512_and_si512(_mm512_srli_epi16(both, 4), low));
+            from += 64;
+        } else {
+            _mm512_store_si512(to, load(from));
+            _mm512_store_si512(to + 64, load(from + 64));
+            from += 128;
+        }
+    }
+}
+
+// Opens groups [first, last) of block `r` of the chunk.
+template <int Bits, Scale S, bool Z>
+void open_block(const Weights& w, const std::uint8_t* block, std::int64_t first, std::int64_t last, Chunk& chunk,
+                int r) {
+    const std::size_t bytes = code_bytes(w);
+    for (std::int64_t g = first; g < last; ++g) {
+        const bool second = g % 2, alone = !second && g + 1 == groups_of(w);
+        const std::uint8_t* pair = block + static_cast<std::size_t>(g / 2) * pair_bytes(w);
+        const std::uint8_t* tail = pair + (alone ? 1 : 2) * bytes + (second ? 32 : 0);
+        open_codes<Bits>(pair + (second ? bytes : 0), w.group, chunk.codes[r] + (g - first) * w.group * kRows);
+        _mm512_store_ps(chunk.scales[r][g - first], scales_at<S>(tail));
+        if (Z) _mm512_store_si512(chunk.zeros[r][g - first], zeros_at(tail + 64));
+    }
+}
+
+// A stream of weights to ask for while computing: `lines` cache lines for each one of activations.
+struct Ahead {
+    const std::uint8_t* next;
+    const std::uint8_t* end;
+    std::size_t step;
+
+    void ask() {
+        if (next >= end) return;
+        for (const std::uint8_t* stop = next + step; next < stop; next += 64) __builtin_prefetch(next, 0, 2);
+    }
+};
+
+// R blocks by P panels of tokens, over the groups of a chunk. `at` is the first panel's first group's place.
+// The float sums stay in the L1 cache, which leaves the registers to the integer ones. The next panels'
+// activations and sums are asked for meanwhile.
+template <int R, int P, bool Z>
+inline void chunk_tile(const Acts& acts, const Chunk& chunk, const std::int8_t* panel, std::int64_t at,
+                       std::int64_t groups, Sums* sums, Ahead& ahead) {
+    constexpr int T = P * kPanel;
+    const std::int64_t right = acts.k * kPanel, across = acts.k / acts.group * kPanel;
+    const std::uint8_t* codes = chunk.codes[0];
+    const std::int64_t lines = acts.group / kRows;
+    const std::int32_t* offsets = acts.offsets + at;
+    const float* act_scales = acts.scales + at;
+    const float* sums_next = sums[P].of[0][0];
+    for (std::int64_t g = 0; g < groups; ++g, offsets += kPanel, act_scales += kPanel) {
+        __m512i dots[R][T];
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+            const __m512i zeros = Z ? _mm512_load_si512(chunk.zeros[r][g]) : _mm512_setzero_si512();
+#pragma GCC unroll 8
+            for (int t = 0; t < T; ++t) {
+                dots[r][t] = start<Z>(zeros, offsets[t / kPanel * across + t % kPanel]);
+            }
+        }
+        for (std::int64_t line = 0; line < lines; ++line, sums_next += P * kRows) {
+#pragma GCC unroll 2
+            for (int p = 0; p < P; ++p) {
+                __builtin_prefetch(panel + (P + p) * right, 0, 3);
+                __builtin_prefetch(sums_next + p * kRows, 1, 3);
+            }
+            ahead.ask();
+#pragma GCC unroll 4
+            for (int q = 0; q < 4; ++q, codes += 64, panel += 4 * kPanel) {
+                __m512i rows[R];
+#pragma GCC unroll 4
+                for (int r = 0; r < R; ++r) rows[r] = load(codes + r * kChunk * kRows);
+#pragma GCC unroll 8
+                for (int t = 0; t < T; ++t) {
+                    const __m512i quad = repeat(panel + t / kPanel * right + t % kPanel * 4);
+#pragma GCC unroll 4
+                    for (int r = 0; r < R; ++r) dot(dots[r][t], rows[r], quad);
+                }
+            }
+        }
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) {
+            const float scale = act_scales[t / kPanel * across + t % kPanel];
+#pragma GCC unroll 4
+            for (int r = 0; r < R; ++r) {
+                float* sum = sums[t / kPanel].of[r][t % kPanel];
+                const __m512 scales = _mm512_load_ps(chunk.scales[r][g]);
+                _mm512_store_ps(sum, add_group(_mm512_load_ps(sum), dots[r][t], scales, scale));
+            }
+        }
+    }
+}
+
+// The R blocks after these, spread evenly over the work on these.
+template <int R>
+Ahead next_blocks(const Weights& w, std::int64_t block, const Part& part) {
+    const std::uint8_t* next = w.data + static_cast<std::size_t>(block + R) * w.block_bytes;
+    const std::size_t panels = static_cast<std::size_t>(part.token_last - part.token_first + kPanel - 1) / kPanel;
+    const std::size_t asks = (panels + 1) / 2 * static_cast<std::size_t>(w.k) / kRows;
+    return {next, next + R * w.block_bytes, (R * w.block_bytes / asks + 63) / 64 * 64};
+}
+
+// Asks for the places in y that two panels will soon be written to.
+inline void expect_rows(const LinearJob& job, std::int64_t row, std::int64_t token, int blocks) {
+    for (std::int64_t t = token; t < token + 2 * kPanel && t < job.acts.m; ++t) {
+        for (int r = 0; r < blocks; ++r) __builtin_prefetch(job.y + t * job.y_stride + row + r * kRows, 1, 3);
+    }
+}
+
+template <int Bits, Scale S, bool Z, int R>
+void many_tokens(const LinearJob& job, std::int64_t block, const Part& part, Workspace& space) {
+    const Weights& w = job.weights;
+    const Acts& acts = job.acts;
+    const std::int64_t groups = groups_of(w), step = kChunk / w.group;
+    Ahead ahead = next_blocks<R>(w, block, part);
+    const std::int64_t panels = (part.token_last - part.token_first + kPanel - 1) / kPanel;
+    __builtin_memset(space.sums, 0, sizeof(Sums) * static_cast<std::size_t>(panels));
+    for (std::int64_t first = 0; first < groups; first += step) {
+        const std::int64_t last = first + step < groups ? first + step : groups;
+        for (int r = 0; r < R; ++r) {
+            const std::uint8_t* from = w.data + static_cast<std::size_t>(block + r) * w.block_bytes;
+            open_block<Bits, S, Z>(w, from, first, last, space.chunk, r);
+        }
+        for (std::int64_t p = 0; p < panels; p += 2) {
+            const std::int64_t token = part.token_first + p * kPanel, at = token * groups + first * kPanel;
+            const std::int8_t* panel = panel_codes(acts, token) + first * w.group * kPanel;
+            if (last == groups) expect_rows(job, block * kRows, token, R);
+            if (p + 1 < panels) {
+                chunk_tile<R, 2, Z>(acts, space.chunk, panel, at, last - first, space.sums + p, ahead);
+            } else {
+                chunk_tile<R, 1, Z>(acts, space.chunk, panel, at, last - first, space.sums + p, ahead);
+            }
+        }
+    }
+    for (std::int64_t token = part.token_first; token < part.token_last; ++token) {
+        const std::int64_t place = token - part.token_first;
+        for (int r = 0; r < R; ++r) {
+            const __m512 sums = _mm512_load_ps(space.sums[place / kPanel].of[r][place % kPanel]);
+            store(job, (block + r) * kRows, token, sums);
+        }
+    }
+}
+
+template <int Bits, Scale S, bool Z>
+void linear(const LinearJob& job, const Part& part, std::uint8_t* scratch) {
+    if (part.token_last - part.token_first <= kFew) return few<Bits, S, Z>(job, part);
+    Workspace& space = *reinterpret_cast<Workspace*>(scratch);
+    std::int64_t block = part.block_first;
+    for (; block + kBlocks <= part.block_last; block += kBlocks) {
+        many_tokens<Bits, S, Z, kBlocks>(job, block, part, space);
+    }
+    for (; block < part.block_last; ++block) many_tokens<Bits, S, Z, 1>(job, block, part, space);
+}
+
+}  // namespace
+
+void avx512_linear_groups(const LinearJob& job, const Part& part, std::uint8_t* scratch) {
+    using Linear = void (*)(const LinearJob&, const Part&, std::uint8_t*);
+    static const Linear variants[2][2][2] = {
+        {{linear<4, Scale::f16, false>, linear<4, Scale::f16, true>},
+         {linear<4, Scale::bf16, false>, linear<4, Scale::bf16, true>}},
+        {{linear<8, Scale::f16, false>, nullptr}, {linear<8, Scale::bf16, false>, nullptr}},
+    };
+    const Weights& w = job.weights;
+    variants[w.bits == 8][w.scale == Scale::bf16][w.zeros](job, part, scratch);
+}
+
+}  // namespace nearfield

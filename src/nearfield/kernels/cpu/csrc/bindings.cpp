@@ -1,0 +1,87 @@
+// The module _native: plain integers for pointers, since an array argument costs 2 us. Python's side
+// (nearfield/kernels/cpu) checks shapes and types; here only what could not be checked there.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "limits.hpp"
+#include "pack.hpp"
+#include "runtime.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace nearfield {
+namespace {
+
+using Address = std::uintptr_t;
+
+template <class T>
+T* at(Address address) {
+    return reinterpret_cast<T*>(address);
+}
+
+PackedWeights pack_rows_at(Runtime& runtime, Address codes, Address scales, std::int64_t n, std::int64_t k) {
+    const nb::gil_scoped_release released;
+    return pack_rows(runtime, at<const std::int8_t>(codes), at<const float>(scales), n, k);
+}
+
+PackedWeights pack_groups_at(Runtime& runtime, int bits, Address codes, Address scales, bool bf16, Address zeros,
+                             std::int64_t n, std::int64_t k, std::int64_t group) {
+    const nb::gil_scoped_release released;
+    return pack_groups(runtime, bits, at<const std::uint8_t>(codes), at<const std::uint16_t>(scales),
+                       bf16 ? Scale::bf16 : Scale::f16, at<const std::uint8_t>(zeros), n, k, group);
+}
+
+void linear_at(Runtime& runtime, const PackedWeights& weights, Address x, std::int64_t m, std::int64_t x_stride,
+               Address bias, Address y, std::int64_t y_stride) {
+    const nb::gil_scoped_release released;
+    runtime.linear(weights.view, at<const float>(x), m, x_stride, at<const float>(bias), at<float>(y), y_stride);
+}
+
+void quantize_at(Runtime& runtime, Address x, std::int64_t m, std::int64_t k, std::int64_t stride,
+                 std::int64_t group, Address codes, Address scales, Address sums) {
+    const nb::gil_scoped_release released;
+    runtime.quantize(at<const float>(x), m, k, stride, group, at<std::int8_t>(codes), at<float>(scales),
+                     at<std::int32_t>(sums));
+}
+
+std::uint64_t read_at(Runtime& runtime, const Piece& memory) {
+    const nb::gil_scoped_release released;
+    return read_all(runtime, memory.get(), memory.bytes);
+}
+
+double multiply(Runtime& runtime, const std::string& kind, std::int64_t rounds) {
+    const nb::gil_scoped_release released;
+    return multiply_all(runtime, kind, rounds);
+}
+
+}  // namespace
+}  // namespace nearfield
+
+NB_MODULE(_native, m) {
+    using namespace nearfield;
+    m.def("supported_isas", &supported_isas);
+
+    nb::class_<PackedWeights>(m, "PackedWeights")
+        .def_prop_ro("n", [](const PackedWeights& w) { return w.view.n; })
+        .def_prop_ro("k", [](const PackedWeights& w) { return w.view.k; })
+        .def_prop_ro("nbytes", [](const PackedWeights& w) { return w.memory.bytes; });
+
+    nb::class_<Piece>(m, "Memory")
+        .def_prop_ro("address", [](const Piece& p) { return reinterpret_cast<Address>(p.get()); })
+        .def_prop_ro("nbytes", [](const Piece& p) { return p.bytes; });
+
+    nb::class_<Runtime>(m, "Runtime")
+        .def(nb::init<int, const std::string&>(), "threads"_a, "isa"_a)
+        .def_prop_ro("threads", &Runtime::threads)
+        .def_prop_ro("isa", &Runtime::isa)
+        .def("memory", [](Runtime& r, std::size_t bytes) { return r.arena().take(bytes); }, "nbytes"_a)
+        .def("pack_rows", &pack_rows_at, "codes"_a, "scales"_a, "n"_a, "k"_a)
+        .def("pack_groups", &pack_groups_at, "bits"_a, "codes"_a, "scales"_a, "bf16"_a, "zeros"_a, "n"_a, "k"_a,
+             "group"_a)
+        .def("quantize", &quantize_at, "x"_a, "m"_a, "k"_a, "stride"_a, "group"_a, "codes"_a, "scales"_a, "sums"_a)
+        .def("linear", &linear_at, "weights"_a, "x"_a, "m"_a, "x_stride"_a, "bias"_a, "y"_a, "y_stride"_a)
+        .def("read", &read_at, "memory"_a)
+        .def("multiply", &multiply, "kind"_a, "rounds"_a);
+}

@@ -1,0 +1,15 @@
+// The tables of kernels that this build has, one an instruction set, and the choice among them.
+#pragma once
+
+#include "job.hpp"
+
+namespace nearfield {
+
+const Kernels& scalar_kernels();
+#ifdef NEARFIELD_X86
+const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
+double avx512_mac_bf16(std::int64_t rounds);
+#endif
+
+}  // namespace nearfield

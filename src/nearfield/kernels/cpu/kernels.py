@@ -1,0 +1,138 @@
+"""What Python calls of the C++ kernels: tensors checked once, then handed over as plain addresses."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from nearfield.kernels.cpu import _native
+
+SCALE_DTYPES = (torch.float16, torch.bfloat16)
+
+
+class CpuKernels:
+    """Kernels of one instruction set on one pool of threads. Calls from several threads take turns."""
+
+    def __init__(self, runtime: "_native.Runtime") -> None:
+        self._runtime = runtime
+
+    @property
+    def isa(self) -> str:
+        return self._runtime.isa
+
+    @property
+    def threads(self) -> int:
+        return self._runtime.threads
+
+    def pack_int8(self, codes: Tensor, scales: Tensor) -> "_native.PackedWeights":
+        """Weights of one scale a row. codes [N, K] int8, K a multiple of 32; scales [N] float32, finite.
+
+        Raises ValueError for any other shape, dtype or scale.
+        """
+        n, k = _matrix("codes", codes, torch.int8)
+        _check("scales", scales, (n,), torch.float32)
+        codes, scales = codes.contiguous(), scales.contiguous()
+        return self._runtime.pack_rows(codes.data_ptr(), scales.data_ptr(), n, k)
+
+    def pack_int8_groups(self, codes: Tensor, scales: Tensor, group: int) -> "_native.PackedWeights":
+        """Weights of one scale a group. codes [N, K] int8; scales [N, K / group] float16 or bfloat16, finite;
+        group 32, 64 or 128. Raises ValueError for anything else."""
+        n, k = _matrix("codes", codes, torch.int8)
+        return self._pack_groups(8, codes, scales, None, n, k, group)
+
+    def pack_int4(self, codes: Tensor, scales: Tensor, group: int,
+                  zeros: Tensor | None = None) -> "_native.PackedWeights":
+        """4-bit weights (code - zero point) * scale, the zero point being 8 where `zeros` is None.
+
+        codes [N, K / 2] uint8, the column of even number in the low half; scales [N, K / group] float16 or
+        bfloat16, finite; zeros [N, K / group] uint8, 0 .. 15; group 32, 64 or 128, of which K is a multiple.
+        Raises ValueError for anything else.
+        """
+        n, half = _matrix("codes", codes, torch.uint8)
+        return self._pack_groups(4, codes, scales, zeros, n, 2 * half, group)
+
+    def _pack_groups(self, bits: int, codes: Tensor, scales: Tensor, zeros: Tensor | None, n: int, k: int,
+                     group: int) -> "_native.PackedWeights":
+        if group not in (32, 64, 128):
+            raise ValueError(f"group {group} is not 32, 64 or 128")
+        if k % group:
+            raise ValueError(f"weights [{n}, {k}]: the columns are not a multiple of the group, {group}; "
+                             "choose another group or format, or keep this matrix dense")
+        if scales.dtype not in SCALE_DTYPES:
+            raise ValueError(f"scales must be float16 or bfloat16, not {scales.dtype}")
+        _check("scales", scales, (n, k // group), scales.dtype)
+        if zeros is not None:
+            _check("zeros", zeros, (n, k // group), torch.uint8)
+            zeros = zeros.contiguous()
+        codes, scales = codes.contiguous(), scales.contiguous()
+        return self._runtime.pack_groups(bits, codes.data_ptr(), scales.data_ptr(),
+                                         scales.dtype == torch.bfloat16,
+                                         0 if zeros is None else zeros.data_ptr(), n, k, group)
+
+    def linear(self, x: Tensor, weights: "_native.PackedWeights", bias: Tensor | None = None,
+               out: Tensor | None = None) -> Tensor:
+        """x [M, K] float32, the last dimension contiguous, to [M, N] float32; bias [N] float32. The result is
+        written to `out` where given, which spares fresh memory its page faults.
+
+        A token with a NaN or an infinity gets NaN in every output. Raises ValueError for other shapes.
+        """
+        n, k = weights.n, weights.k
+        m = _rows("x", x, k)
+        if bias is not None:
+            _check("bias", bias, (n,), torch.float32)
+            bias = bias.contiguous()
+        if out is None:
+            out = torch.empty((m, n), dtype=torch.float32)
+        elif _rows("out", out, n) != m:
+            raise ValueError(f"out must be [{m}, {n}], not {list(out.shape)}")
+        self._runtime.linear(weights, x.data_ptr(), m, x.stride(0), 0 if bias is None else bias.data_ptr(),
+                             out.data_ptr(), out.stride(0))
+        return out
+
+    def quantize(self, x: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
+        """x [M, K] float32 to codes [M, K] int8, scales [M, K / group] float32 and the sums of each group's
+        codes, [M, K / group] int32. group: a multiple of 32 that divides K, or K itself.
+
+        scale = max|x| / 127, code = round-half-even(x * (127 / max|x|)), each operation rounded once.
+        """
+        m, k = _rows("x", x, x.shape[-1]), x.shape[-1]
+        groups = k // group if group > 0 else 0
+        codes = torch.empty((m, k), dtype=torch.int8)
+        scales = torch.empty((m, groups), dtype=torch.float32)
+        sums = torch.empty((m, groups), dtype=torch.int32)
+        self._runtime.quantize(x.data_ptr(), m, k, x.stride(0), group, codes.data_ptr(), scales.data_ptr(),
+                               sums.data_ptr())
+        return codes, scales, sums
+
+    def memory(self, nbytes: int) -> "_native.Memory":
+        """Memory advised for huge pages, zeroed; freed with the object."""
+        return self._runtime.memory(nbytes)
+
+    def read(self, memory: "_native.Memory") -> int:
+        """Read all of it once, each thread one stream; the sum of its words, modulo 2**64."""
+        return self._runtime.read(memory)
+
+    def multiply(self, kind: str, rounds: int) -> float:
+        """Nothing but multiply-adds of `kind` (int8, bf16, fp32), on every thread, as fast as the instruction
+        set can. Returns their number; 0.0 where it has no such instruction."""
+        return self._runtime.multiply(kind, rounds)
+
+
+def _rows(name: str, x: Tensor, columns: int) -> int:
+    if x.dim() != 2 or x.shape[1] != columns or x.dtype != torch.float32:
+        raise ValueError(f"{name} must be [M, {columns}] float32, not {list(x.shape)} {x.dtype}")
+    if x.stride(1) != 1 and x.shape[0] > 0:
+        raise ValueError(f"the columns of {name} must lie side by side; pass {name}.contiguous()")
+    return x.shape[0]
+
+
+def _matrix(name: str, value: Tensor, dtype: torch.dtype) -> tuple[int, int]:
+    if value.dim() != 2 or value.dtype != dtype:
+        raise ValueError(f"{name} must be a matrix of {dtype}, not {list(value.shape)} {value.dtype}")
+    return value.shape[0], value.shape[1]
+
+
+def _check(name: str, value: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    if tuple(value.shape) != shape or value.dtype != dtype:
+        raise ValueError(f"{name} must be {list(shape)} {dtype}, not {list(value.shape)} {value.dtype}")

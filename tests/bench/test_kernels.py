@@ -1,0 +1,30 @@
+"""The bench of the kernels, on small shapes: its document's form, and a share that has a meaning."""
+
+import pytest
+import torch
+
+from nearfield.kernels import cpu
+
+if reason := cpu.missing():
+    pytest.skip(reason, allow_module_level=True)
+
+from nearfield.bench import kernels
+from nearfield.cli.bench_kernels import table
+
+
+def test_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "SHAPES", ((128, 128), (96, 256)))
+    said: list[str] = []
+    result = kernels.run_kernels(1, None, kernels.KernelsParams((1, 8), 64, 2, 1 << 20), said.append)
+    assert result["kind"] == "kernels" and result["limits"]["read_gb_s"] > 0 and len(said) == 4
+    assert [(row["format"], row["m"], row["n"], row["k"]) for row in result["rows"]] == [
+        (format, m, n, k) for format in ("w8", "w4") for n, k in ((128, 128), (96, 256)) for m in (1, 8)]
+    for row in result["rows"]:
+        assert row["op"] == "linear" and row["us"] > 0 and 0 < row["share"] < 3
+    assert len(table(result).splitlines()) == 2 + len(result["rows"])
+
+
+def test_enough_copies() -> None:
+    copies = kernels.Copies(cpu.load(1), "w8", 64, 64, kernels.KernelsParams((1,), 64, 1, 50_000))
+    assert copies.nbytes == 4 * (64 * 16 + 64)
+    assert copies.seconds(torch.ones(1, 64)) > 0
