@@ -35,7 +35,7 @@ def pocket() -> Path:
     """The folder of the pocket model that ships with the package."""
     folder = ROOT / "src" / "nearfield" / "assets" / "pocket"
     if not (folder / "model.safetensors").is_file():
-        pytest.skip(f"the pocket model is not at {folder}; make it with scripts/train_pocket.py")
+        pytest.fail(f"the pocket model, which ships with the package, is not at {folder}; check it out again")
     return folder
 
 

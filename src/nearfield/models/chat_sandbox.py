@@ -157,7 +157,7 @@ def _measured(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **kwargs)
 
     if passes_context:
-        measured.jinja_pass_arg = function.jinja_pass_arg  # type: ignore[attr-defined]
+        measured.jinja_pass_arg = function.jinja_pass_arg  # type: ignore[attr-defined]  # jinja2 marks functions so
     return measured
 
 
