@@ -13,13 +13,12 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from nearfield.engine.batch import dense_inputs
 from nearfield.kernels import select
-from nearfield.kernels.ops import AttnPlan, AttnRow
-from nearfield.layers.attention import StepInputs
 from nearfield.models.decoder import Decoder, build_decoder
-from nearfield.models.loader import DENSE
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config, ModelSpec
+from nearfield.models.weights import DenseWeights
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 2048, "hidden_size": 256,
@@ -73,22 +72,21 @@ def pocket_spec() -> ModelSpec:
 def starting_weights(spec: ModelSpec, seed: int) -> Weights:
     """Normal numbers of deviation 0.02, less for what is added to the residual stream (GPT-2's start)."""
     source = _Drawn(seed, spec.num_layers)
-    build_decoder(spec, source, select.build("fp32"), DENSE, 1)
+    ops = select.plain("fp32")
+    build_decoder(spec, DenseWeights(source, ops), ops, 1)
     return source.kept
 
 
 def decoder(spec: ModelSpec, weights: Mapping[str, Tensor], positions: int) -> Decoder:
-    return build_decoder(spec, _Cast(weights, torch.bfloat16), select.build("bf16"), DENSE, positions)
+    ops = select.plain("bf16")
+    return build_decoder(spec, DenseWeights(_Cast(weights, torch.bfloat16), ops), ops, positions)
 
 
 def forward(spec: ModelSpec, weights: Mapping[str, Tensor], ids: Tensor) -> Tensor:
     """Logits [B, L, V] in bf16 of rows of ids [B, L], each row a sequence from position 0."""
     count, length = ids.shape
-    nothing = torch.empty(0, dtype=torch.long)
-    chunks = tuple(AttnRow(i * length, length, 0, nothing) for i in range(count))
-    step = StepInputs(ids.flatten(), torch.arange(length).repeat(count), AttnPlan(None, chunks), None)
     model = decoder(spec, weights, length)
-    return model.head(model.hidden(step)).view(count, length, -1)
+    return model.head(model.hidden(dense_inputs(ids))).view(count, length, -1)
 
 
 def save_weights(weights: Mapping[str, Tensor], folder: Path) -> None:

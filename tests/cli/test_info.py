@@ -38,7 +38,7 @@ def test_pocket_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["model"] == "pocket" and facts["tokenizer"] and facts["chat_template"]
     used = facts["would_use"]
     assert used["dtype"] == "fp32" and used["threads"] >= 1
-    assert {"linear", "attend", "sample"} <= used["ops"].keys()
+    assert {"linear", "attention", "sample"} <= used["ops"].keys()
 
 
 @pytest.mark.usefixtures("pocket")

@@ -10,13 +10,14 @@ import pytest
 import torch
 import transformers
 
-from nearfield.cache.store import DenseKV, KVShape
+from nearfield.cache.store import DenseKV
 from nearfield.core.config import EngineConfig
 from nearfield.core.errors import ConfigError, ContextLengthError, InvalidRequestError, QueueFullError
 from nearfield.core.request import Output, Request, SamplingParams
 from nearfield.core.types import FinishReason
 from nearfield.engine.build import Loaded, load_engine
 from nearfield.engine.engine import Engine
+from nearfield.kernels.ops import KVShape
 from nearfield.models.decoder import Decoder
 
 GREEDY = SamplingParams(max_tokens=40, temperature=0, ignore_eos=True, logprobs=5)
@@ -253,7 +254,7 @@ def test_an_eos_outside_the_vocabulary_never_comes(pocket: Path) -> None:
     loaded = make(pocket)
     config = EngineConfig(dtype="fp32", kv_memory=16 << 20)
     shape = KVShape(loaded.spec.num_layers, loaded.spec.num_kv_heads, loaded.spec.head_dim, config.page_size)
-    kv = DenseKV(shape, config.kv_memory, torch.float32)
+    kv = DenseKV(loaded.ops, shape, config.kv_memory, torch.float32)
     engine = Engine(loaded.model, kv, loaded.ops, config, loaded.tokenizer, eos_ids=(9999, 10**6))
     assert len(tokens(run(engine, [Request("r", prompt(1), replace(GREEDY, min_tokens=5))])["r"])) == 40
 

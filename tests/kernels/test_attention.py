@@ -5,12 +5,15 @@ import math
 import pytest
 import torch
 
-from nearfield.cache.store import DenseKV, KVShape
+from nearfield.cache.store import DenseKV
 from nearfield.core.plan import Row, StepPlan
 from nearfield.engine.batch import build_inputs
-from nearfield.kernels import reference
+from nearfield.kernels import reference, select
+from nearfield.kernels.ops import KVShape
+from nearfield.kernels.reference.attention import decode_groups
 
 HEADS, KV_HEADS, SIZE, PAGE = 6, 2, 8, 4
+OPS = select.plain("fp32")
 
 
 def naive(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, start: int, window: int | None) -> torch.Tensor:
@@ -30,7 +33,7 @@ def naive(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, start: int, window:
 def test_mixed_batch_equals_a_plain_loop(window: int | None) -> None:
     torch.manual_seed(0)
     shape = KVShape(1, KV_HEADS, SIZE, PAGE)
-    kv = DenseKV(shape, 40 * shape.page_bytes(torch.float32), torch.float32)
+    kv = DenseKV(OPS, shape, 40 * shape.page_bytes(torch.float32), torch.float32)
     spans = [(0, 7), (6, 5), (0, 1), (12, 1), (29, 1), (13, 1), (3, 1)]   # (start, new tokens) of each row
     pages = torch.randperm(kv.num_pages).tolist()
     rows, keys, values = [], [], []
@@ -43,7 +46,6 @@ def test_mixed_batch_equals_a_plain_loop(window: int | None) -> None:
         reference.store_kv(kv.layer(0), keys[i][:start], values[i][:start], slots)
         rows.append(Row(str(i), (0,) * size, start, own, sample=True))
     step = build_inputs(StepPlan(tuple(rows)), kv, PAGE)
-    assert step.attn.slots is not None
     new_k = torch.cat([k[start:] for k, (start, _) in zip(keys, spans, strict=True)])
     new_v = torch.cat([v[start:] for v, (start, _) in zip(values, spans, strict=True)])
     q = torch.randn(len(new_k), HEADS, SIZE)
@@ -58,9 +60,9 @@ def test_mixed_batch_equals_a_plain_loop(window: int | None) -> None:
 
 def test_rows_of_unlike_length_decode_in_groups_of_their_own() -> None:
     shape = KVShape(1, KV_HEADS, SIZE, PAGE)
-    kv = DenseKV(shape, 600 * shape.page_bytes(torch.float32), torch.float32)
+    kv = DenseKV(OPS, shape, 600 * shape.page_bytes(torch.float32), torch.float32)
     rows = tuple(Row(str(n), (0,), n - 1, tuple(range(-(-n // PAGE))), True) for n in (3, 2000, 5, 4, 1500))
-    groups = build_inputs(StepPlan(rows), kv, PAGE).attn.decodes
+    groups = decode_groups(build_inputs(StepPlan(rows), kv, PAGE).attn)
     assert [sorted(g.lengths.tolist()) for g in groups] == [[3, 4, 5], [1500, 2000]]
     for group in groups:
         assert [rows[i].end for i in group.index.tolist()] == group.lengths.tolist()
@@ -73,7 +75,7 @@ def test_what_a_page_held_before_does_not_leak_through() -> None:
     outs = []
     for stale in (0.0, float("nan")):
         torch.manual_seed(0)
-        kv = DenseKV(shape, 8 * shape.page_bytes(dtype), dtype)
+        kv = DenseKV(OPS, shape, 8 * shape.page_bytes(dtype), dtype)
         layer = kv.layer(0)
         layer.k.fill_(stale)
         layer.v.fill_(stale)
@@ -87,11 +89,11 @@ def test_what_a_page_held_before_does_not_leak_through() -> None:
 
 def test_a_group_has_a_bounded_number_of_positions() -> None:
     shape = KVShape(1, KV_HEADS, SIZE, PAGE)
-    kv = DenseKV(shape, 4 * shape.page_bytes(torch.float32), torch.float32)
+    kv = DenseKV(OPS, shape, 4 * shape.page_bytes(torch.float32), torch.float32)
     pages = tuple(range(5000))
     rows = tuple(Row(str(i), (0,), 9_999 + i, pages, True) for i in range(7))
-    groups = build_inputs(StepPlan(rows), kv, PAGE).attn.decodes
+    groups = decode_groups(build_inputs(StepPlan(rows), kv, PAGE).attn)
     assert [len(group.lengths) for group in groups] == [3, 3, 1]
     assert [group.shortest for group in groups] == [10_000, 10_003, 10_006]
     huge = (Row("huge", (0,), 99_999, tuple(range(25_000)), True),)
-    assert len(build_inputs(StepPlan(huge), kv, PAGE).attn.decodes) == 1
+    assert len(decode_groups(build_inputs(StepPlan(huge), kv, PAGE).attn)) == 1

@@ -7,11 +7,12 @@ import pytest
 import torch
 import transformers
 
-from nearfield.cache.store import DenseKV, KVShape
+from nearfield.cache.store import DenseKV
 from nearfield.core.config import DType
 from nearfield.core.plan import Row, StepPlan
 from nearfield.engine.batch import build_inputs, dense_inputs
 from nearfield.kernels import select
+from nearfield.kernels.ops import KVShape
 from nearfield.models.decoder import Decoder
 from nearfield.models.loader import load_decoder
 from nearfield.models.registry import read_spec
@@ -62,8 +63,8 @@ def paged_logits(model: Decoder, ids: list[int], chunks: list[int], page_size: i
     """Logits of every position, computed chunk by chunk through pages in a scattered order."""
     spec = model.spec
     shape = KVShape(spec.num_layers, spec.num_kv_heads, spec.head_dim, page_size)
-    dtype = model.norm.weight.dtype
-    kv = DenseKV(shape, 64 * shape.page_bytes(dtype), dtype)
+    dtype = model.ops.activations
+    kv = DenseKV(model.ops, shape, 64 * shape.page_bytes(dtype), dtype)
     pages = tuple(torch.randperm(64)[:-(-len(ids) // page_size)].tolist())
     logits, start = [], 0
     for size in chunks:

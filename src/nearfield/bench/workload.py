@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nearfield.cache.store import KVShape
 from nearfield.core.config import DType, EngineConfig
 from nearfield.core.errors import ConfigError
 from nearfield.core.request import Request, SamplingParams
 from nearfield.engine.build import Loaded, load_engine
-from nearfield.models.loader import TORCH_DTYPES, find_model
+from nearfield.kernels.ops import KVShape
+from nearfield.kernels.select import TORCH_DTYPES
+from nearfield.models.loader import find_model
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config, ModelSpec
 

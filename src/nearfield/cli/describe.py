@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearfield.cache.store import KVShape
 from nearfield.core.config import DType
 from nearfield.kernels import select
-from nearfield.kernels.ops import OpTable
+from nearfield.kernels.ops import KVShape, OpTable
+from nearfield.kernels.select import TORCH_DTYPES
 from nearfield.models.chat_template import load_chat_template
 from nearfield.models.decoder import build_decoder
-from nearfield.models.loader import DENSE, TORCH_DTYPES, find_model
+from nearfield.models.loader import find_model
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config, ModelSpec
 from nearfield.models.tokenizer import load_tokenizer
+from nearfield.models.weights import DenseWeights
 
 
 class ShapeSource:
@@ -41,7 +42,7 @@ def describe(model: str | None, dtype: DType) -> dict[str, Any]:
     folder = find_model(model)
     spec = read_spec(Config.load(folder / "config.json"))
     ops = select.build(dtype)
-    parameters = count_parameters(spec, ops)
+    parameters = count_parameters(spec)
     return {
         "kind": "info",
         "model": folder.resolve().name if model is None or Path(model).is_dir() else model,
@@ -64,10 +65,10 @@ def describe(model: str | None, dtype: DType) -> dict[str, Any]:
     }
 
 
-def count_parameters(spec: ModelSpec, ops: OpTable) -> int:
+def count_parameters(spec: ModelSpec) -> int:
     """Numbers that the model learns; a tied head counts once."""
-    source = ShapeSource()
-    build_decoder(spec, source, ops, DENSE, positions=1)
+    source, ops = ShapeSource(), select.plain("fp32")
+    build_decoder(spec, DenseWeights(source, ops), ops, positions=1)
     return source.numbers
 
 

@@ -6,17 +6,17 @@ from typing import Never
 
 from tqdm import tqdm
 
-from nearfield.cache.store import DenseKV, KVShape
+from nearfield.cache.store import DenseKV
 from nearfield.core.config import EngineConfig, format_bytes
 from nearfield.core.errors import ConfigError
 from nearfield.core.machine import available_memory, keep_freed_memory
 from nearfield.engine.engine import Engine, context_limit
 from nearfield.kernels import select
-from nearfield.kernels.ops import OpTable
+from nearfield.kernels.ops import KVShape, OpTable
 from nearfield.models.chat_template import ChatTemplate, load_chat_template
 from nearfield.models.decoder import Decoder
 from nearfield.models.generation import GenerationDefaults, read_generation
-from nearfield.models.loader import TORCH_DTYPES, find_model, load_decoder, weight_formats
+from nearfield.models.loader import find_model, load_decoder, weight_formats
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config, ModelSpec
 from nearfield.models.tokenizer import Tokenizer, load_tokenizer
@@ -52,9 +52,9 @@ def load_engine(model: str | Path | None, config: EngineConfig, *, random_weight
     shape = KVShape(spec.num_layers, spec.num_kv_heads, spec.head_dim, config.page_size)
     _check_memory(config)
     keep_freed_memory()
-    kv = DenseKV(shape, config.kv_memory, TORCH_DTYPES[config.dtype])
     formats = weight_formats(config.weights, config.group)
     ops = select.build(config.dtype, (formats.inner.name, formats.table.name), isa=config.isa, threads=config.threads)
+    kv = DenseKV(ops, shape, config.kv_memory, select.TORCH_DTYPES[config.dtype])
     positions = context_limit(spec, config, kv.num_pages * config.page_size)
     hidden = None if progress else True   # None: shown on a terminal only
     with tqdm(total=spec.num_layers, desc="loading", unit="layer", disable=hidden, leave=False) as bar:

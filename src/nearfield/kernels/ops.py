@@ -7,6 +7,8 @@ A backend is a module with functions of these names; `select.build` binds them i
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -39,8 +41,43 @@ class PackedWeight:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """Root-mean-square normalisation over the last dimension: weight [D], and what is added to the mean."""
+
+    weight: Tensor
+    eps: float
+
+
+@dataclass(frozen=True)
+class Heads:
+    """How a layer's attention is made: G key/value heads of size d; norms of each Q and K head [d], where the
+    family has them; `window`, the positions that a token sees, itself included (None: all)."""
+
+    kv_heads: int
+    head_dim: int
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
+    window: int | None = None
+
+
+@dataclass(frozen=True)
+class KVShape:
+    """What decides the size of a page: layers, key/value heads, head size, positions in a page."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    page_size: int
+
+    def page_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes of one page of K and V over all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.page_size * dtype.itemsize
+
+
+@dataclass(frozen=True)
 class KVLayer:
-    """One layer's K and V: each [pages, G, P, d], owned by the cache's store."""
+    """One layer's K and V, owned by the cache's store: v [pages, G, P, d], and k in the layout of the
+    backend that made it (OpTable.new_kv): the same, or [pages, G, d, P]."""
 
     k: Tensor
     v: Tensor
@@ -48,40 +85,43 @@ class KVLayer:
 
 @dataclass(frozen=True)
 class AttnRow:
-    """A row of a step, as attention sees it: tokens offset .. offset+length-1 of the step are
-    positions start .. start+length-1 of a sequence whose K/V lie in `pages` [N] int64."""
+    """A row of a step: tokens offset .. offset+length-1 of the step are positions start .. start+length-1
+    of a sequence whose K/V lie in `pages`."""
 
     offset: int
     length: int
     start: int
-    pages: Tensor
-
-
-@dataclass(frozen=True)
-class DecodeGroup:
-    """Rows of length 1 with contexts of similar length, attended as one batch.
-
-    index [B]: their tokens in the step. pages [B, N]: page tables, padded with page 0.
-    lengths [B]: positions to attend to, the new one included. All int64. `shortest` is the least length.
-    """
-
-    index: Tensor
-    pages: Tensor
-    lengths: Tensor
-    shortest: int
+    pages: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class AttnPlan:
     """What attention needs of a step, made once and used by every layer.
 
-    `slots` [T] int64: where each token's K/V go, as page * P + place in page. It is None when there
-    is no cache, as in training: then `chunks` alone are set, and each row attends to itself.
+    Without a cache, as in training, `page_size` is 0, rows have no pages, and each attends to itself.
+    The tensors below are made when first asked for: each backend asks for what it needs.
     """
 
-    slots: Tensor | None
-    chunks: tuple[AttnRow, ...]
-    decodes: tuple[DecodeGroup, ...] = ()
+    rows: tuple[AttnRow, ...]
+    page_size: int = 0
+
+    @cached_property
+    def spans(self) -> Tensor:
+        """[R, 4] int64: each row's offset, length, start, and where its pages begin in `pages`."""
+        begins = accumulate((len(row.pages) for row in self.rows), initial=0)
+        return torch.tensor([(r.offset, r.length, r.start, at) for r, at in zip(self.rows, begins, strict=False)])
+
+    @cached_property
+    def pages(self) -> Tensor:
+        """[N] int64: the rows' page tables end to end."""
+        return torch.tensor([page for row in self.rows for page in row.pages], dtype=torch.int64)
+
+    @cached_property
+    def slots(self) -> Tensor:
+        """[T] int64: where each token's K and V go, as page * P + place in page."""
+        size = self.page_size
+        return torch.tensor([row.pages[p // size] * size + p % size
+                             for row in self.rows for p in range(row.start, row.start + row.length)])
 
 
 @dataclass(frozen=True)
@@ -100,19 +140,29 @@ class SampleRow:
     sample_index: int = 0
 
 
+class LinearOp(Protocol):
+    """See `reference.linear`."""
+
+    def __call__(self, x: Tensor, weight: PackedWeight, bias: Tensor | None = None, *, norm: Norm | None = None,
+                 gated: bool = False, residual: Tensor | None = None) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class OpTable:
-    """The chosen function for each operation, bound once at start. Each is documented in `reference`."""
+    """The chosen function for each operation, bound once at start. Each is documented in `reference`.
+
+    `profile` names the arithmetic: two tables of one profile give the same bits (None: no promise is made).
+    `activations` is what hidden states, norms and biases are held in.
+    """
 
     backend: str
     threads: int
+    profile: str | None
+    activations: torch.dtype
     prepare: Callable[[PackedWeight], PackedWeight]
-    linear: Callable[[Tensor, PackedWeight, Tensor | None], Tensor]
+    new_kv: Callable[[KVShape, int, torch.dtype], tuple[KVLayer, ...]]
     embed: Callable[[Tensor, PackedWeight, torch.dtype], Tensor]
-    rms_norm: Callable[[Tensor, Tensor, float], Tensor]
-    rope: Callable[[Tensor, Tensor, Tensor], Tensor]
-    silu_mul: Callable[[Tensor], Tensor]
-    store_kv: Callable[[KVLayer, Tensor, Tensor, Tensor], None]
-    attend: Callable[[Tensor, KVLayer, AttnPlan, int | None], Tensor]
-    attend_dense: Callable[[Tensor, Tensor, Tensor, AttnPlan, int | None], Tensor]
+    linear: LinearOp
+    rms_norm: Callable[[Tensor, Norm], Tensor]
+    attention: Callable[[Tensor, Heads, tuple[Tensor, Tensor], KVLayer | None, AttnPlan], Tensor]
     sample: Callable[[Tensor, Sequence[SampleRow]], list[int]]

@@ -1,6 +1,7 @@
-"""Binding the best backend's function to each operation, once, at start."""
+"""Binding a backend's functions to the operations, once, at start."""
 
 import logging
+from typing import Any
 
 import torch
 
@@ -8,29 +9,36 @@ from nearfield.core.config import DType
 from nearfield.kernels import cpu, reference
 from nearfield.kernels.ops import OpTable
 
-_OPERATIONS = ("prepare", "linear", "embed", "rms_norm", "rope", "silu_mul", "store_kv", "attend", "attend_dense",
-               "sample")
+TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def build(dtype: DType, formats: tuple[str, ...] = ("dense",), *, isa: str | None = None,
           threads: int | None = None) -> OpTable:
-    """The table of operations for activations of `dtype` and weights of `formats`.
+    """The table that serves: activations of `dtype`, weights of `formats`.
 
     The C++ kernels multiply by int8 and int4 weights, `reference` does the rest; where they were not
     built it does everything, and one line says so. Raises ConfigError for an isa or threads that cannot be had.
     """
-    missing = [op for op in _OPERATIONS for fmt in formats if (op, dtype, fmt) not in reference.SUPPORTS]
-    if missing:
-        raise ValueError(f"no backend computes {', '.join(missing)} in {dtype} with {', '.join(formats)} weights")
-    functions = {op: getattr(reference, op) for op in _OPERATIONS}
     if set(formats).isdisjoint(cpu.FORMATS):
-        return OpTable(backend="reference", threads=torch.get_num_threads(), **functions)
+        return plain(dtype)
     if isa is None and (reason := cpu.missing()):
         logging.getLogger("nearfield").warning("%s; the reference backend serves, slowly", reason)
-        return OpTable(backend="reference", threads=torch.get_num_threads(), **functions)
+        return plain(dtype)
     kernels = cpu.load(threads, isa)
     from nearfield.kernels.cpu.backend import CpuBackend
 
     backend = CpuBackend(kernels)
-    functions |= {"prepare": backend.prepare, "linear": backend.linear}
-    return OpTable(backend=f"cpu ({kernels.isa}, {kernels.threads} threads)", threads=kernels.threads, **functions)
+    functions = _reference() | {"prepare": backend.prepare, "linear": backend.linear}
+    return OpTable(backend=f"cpu ({kernels.isa}, {kernels.threads} threads)", threads=kernels.threads, profile=None,
+                   activations=TORCH_DTYPES[dtype], **functions)
+
+
+def plain(dtype: DType) -> OpTable:
+    """The reference backend alone: in torch, differentiable, the same whatever was built. Training uses it."""
+    return OpTable(backend="reference", threads=torch.get_num_threads(), profile=None,
+                   activations=TORCH_DTYPES[dtype], **_reference())
+
+
+def _reference() -> dict[str, Any]:
+    names = ("prepare", "new_kv", "embed", "linear", "rms_norm", "attention", "sample")
+    return {name: getattr(reference, name) for name in names}

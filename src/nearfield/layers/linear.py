@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from nearfield.kernels.ops import OpTable, PackedWeight
+from nearfield.kernels.ops import Norm, OpTable, PackedWeight
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class Linear:
     weight: PackedWeight
     bias: Tensor | None = None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x [T, in] to [T, out]."""
-        return self.ops.linear(x, self.weight, self.bias)
+    def __call__(self, x: Tensor, *, norm: Norm | None = None, gated: bool = False,
+                 residual: Tensor | None = None) -> Tensor:
+        """x [T, in] to [T, out]; `norm` or the gate before it and `residual` after it, as in `OpTable.linear`."""
+        return self.ops.linear(x, self.weight, self.bias, norm=norm, gated=gated, residual=residual)

@@ -4,53 +4,47 @@ Weights come from a WeightSource by their Hugging Face names; Q, K and V become 
 do gate and up, so that a layer is four matrix products.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from nearfield.formats.base import WeightFormat
-from nearfield.kernels.ops import OpTable
+from nearfield.kernels.ops import Heads, Norm, OpTable, PackedWeight
 from nearfield.layers.attention import Attention, StepInputs
 from nearfield.layers.embedding import Embedding
 from nearfield.layers.linear import Linear
 from nearfield.layers.mlp import MLP
-from nearfield.layers.norm import RMSNorm
 from nearfield.layers.rotary import Rotary
 from nearfield.models.spec import ModelSpec
 
 
-@dataclass(frozen=True)
-class Formats:
-    """How a model's matrices are stored: those of the layers, and the table of embeddings and the head."""
+class ModelWeights(Protocol):
+    """Where a model's weights come from, by their Hugging Face names."""
 
-    inner: WeightFormat
-    table: WeightFormat
+    def vector(self, name: str, size: int) -> Tensor:
+        """The tensor `name` [size], a norm or a bias, as the operations take it."""
+        ...
 
+    def matrix(self, parts: Mapping[str, int], columns: int, *, table: bool = False) -> PackedWeight:
+        """The matrices `parts` (a name and its rows each), one below the other, packed and prepared.
 
-class WeightSource(Protocol):
-    """Where weights come from: a checkpoint, random numbers, or a training loop's own tensors."""
-
-    def get(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The tensor called `name`, of this shape, in the model's dtype."""
+        table: it is the table of embeddings or the head, which may be stored in another format.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class DecoderLayer:
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """Attention, then MLP; each normalises its input and adds it to its output."""
 
-    attn_norm: RMSNorm
     attn: Attention
-    mlp_norm: RMSNorm
     mlp: MLP
 
     def __call__(self, x: Tensor, step: StepInputs, rotation: tuple[Tensor, Tensor]) -> Tensor:
         """x [T, D] to [T, D]."""
-        x = x + self.attn(self.attn_norm(x), step, rotation)
-        return x + self.mlp(self.mlp_norm(x))
+        return self.mlp(self.attn(x, step, rotation))
 
 
 @dataclass(frozen=True)
@@ -58,9 +52,10 @@ class Decoder:
     """A whole model. `hidden` and `logits` are apart, so that only the rows that need logits get them."""
 
     spec: ModelSpec
+    ops: OpTable
     embed: Embedding
     layers: Sequence[DecoderLayer]
-    norm: RMSNorm
+    norm: Norm
     head: Linear
     rotary: Rotary
 
@@ -70,7 +65,7 @@ class Decoder:
         x = self.embed(step.tokens)
         for layer in self.layers:
             x = layer(x, step, rotation)
-        return self.norm(x)
+        return self.ops.rms_norm(x, self.norm)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [R, D] to logits [R, V], fp32."""
@@ -83,56 +78,50 @@ class Decoder:
         return [*inner, self.head]
 
 
-def build_decoder(spec: ModelSpec, source: WeightSource, ops: OpTable, formats: Formats, positions: int,
+def build_decoder(spec: ModelSpec, weights: ModelWeights, ops: OpTable, positions: int,
                   progress: Callable[[int, int], None] = lambda done, total: None) -> Decoder:
-    """Assemble a model from `source`, for sequences of up to `positions` tokens.
-
-    `progress(done, total)` is called after each layer.
-    """
-    builder = _Builder(spec, source, ops, formats.inner)
-    table = source.get("model.embed_tokens.weight", (spec.vocab_size, spec.hidden_size))
-    packed = formats.table.pack(table)
+    """Assemble a model for sequences of up to `positions` tokens. `progress(done, total)`: after each layer."""
+    builder = _Builder(spec, weights, ops)
+    table = weights.matrix({"model.embed_tokens.weight": spec.vocab_size}, spec.hidden_size, table=True)
     layers = []
     for i in range(spec.num_layers):
         layers.append(builder.layer(i))
         progress(i + 1, spec.num_layers)
-    head = packed if spec.tie_embeddings else formats.table.pack(
-        source.get("lm_head.weight", (spec.vocab_size, spec.hidden_size)))
-    return Decoder(spec, Embedding(ops, packed, table.dtype), layers, builder.norm("model.norm", spec.hidden_size),
-                   Linear(ops, ops.prepare(head)), Rotary(spec.rope, spec.head_dim, positions))
+    head = table if spec.tie_embeddings else weights.matrix({"lm_head.weight": spec.vocab_size}, spec.hidden_size,
+                                                            table=True)
+    return Decoder(spec, ops, Embedding(ops, table), layers, builder.norm("model.norm", spec.hidden_size),
+                   Linear(ops, head), Rotary(spec.rope, spec.head_dim, positions))
 
 
 @dataclass(frozen=True)
 class _Builder:
     spec: ModelSpec
-    source: WeightSource
+    weights: ModelWeights
     ops: OpTable
-    fmt: WeightFormat
 
     def layer(self, index: int) -> DecoderLayer:
         spec, prefix = self.spec, f"model.layers.{index}"
         attn, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
         q, kv = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
         hidden, inner = spec.hidden_size, spec.intermediate_size
+        heads = Heads(spec.num_kv_heads, spec.head_dim,
+                      q_norm=self.norm(f"{attn}.q_norm", spec.head_dim) if spec.qk_norm else None,
+                      k_norm=self.norm(f"{attn}.k_norm", spec.head_dim) if spec.qk_norm else None,
+                      window=spec.windows[index])
         attention = Attention(
-            self.ops, index, spec.num_kv_heads, spec.head_dim,
+            self.ops, index, heads, self.norm(f"{prefix}.input_layernorm", hidden),
             qkv=self.linear(attn, {"q_proj": q, "k_proj": kv, "v_proj": kv}, hidden, spec.qkv_bias),
-            out=self.linear(attn, {"o_proj": hidden}, q, spec.out_bias),
-            q_norm=self.norm(f"{attn}.q_norm", spec.head_dim) if spec.qk_norm else None,
-            k_norm=self.norm(f"{attn}.k_norm", spec.head_dim) if spec.qk_norm else None,
-            window=spec.windows[index])
-        feed = MLP(self.ops,
+            out=self.linear(attn, {"o_proj": hidden}, q, spec.out_bias))
+        feed = MLP(self.norm(f"{prefix}.post_attention_layernorm", hidden),
                    self.linear(mlp, {"gate_proj": inner, "up_proj": inner}, hidden, spec.mlp_bias),
                    self.linear(mlp, {"down_proj": hidden}, inner, spec.mlp_bias))
-        return DecoderLayer(self.norm(f"{prefix}.input_layernorm", hidden), attention,
-                            self.norm(f"{prefix}.post_attention_layernorm", hidden), feed)
+        return DecoderLayer(attention, feed)
 
     def linear(self, prefix: str, parts: dict[str, int], columns: int, bias: bool) -> Linear:
-        weight = torch.cat([self.source.get(f"{prefix}.{name}.weight", (rows, columns))
-                            for name, rows in parts.items()])
-        offset = torch.cat([self.source.get(f"{prefix}.{name}.bias", (rows,))
+        weight = self.weights.matrix({f"{prefix}.{name}.weight": rows for name, rows in parts.items()}, columns)
+        offset = torch.cat([self.weights.vector(f"{prefix}.{name}.bias", rows)
                             for name, rows in parts.items()]) if bias else None
-        return Linear(self.ops, self.ops.prepare(self.fmt.pack(weight)), offset)
+        return Linear(self.ops, weight, offset)
 
-    def norm(self, name: str, size: int) -> RMSNorm:
-        return RMSNorm(self.ops, self.source.get(f"{name}.weight", (size,)), self.spec.norm_eps)
+    def norm(self, name: str, size: int) -> Norm:
+        return Norm(self.weights.vector(f"{name}.weight", size), self.spec.norm_eps)

@@ -10,19 +10,17 @@ from torch import Tensor
 from nearfield.core.config import DType, Weights
 from nearfield.core.errors import ModelError
 from nearfield.formats.checkpoint import Checkpoint
-from nearfield.formats.dense import Dense
 from nearfield.formats.int4 import Int4
 from nearfield.formats.int8 import Int8
 from nearfield.kernels.ops import OpTable
-from nearfield.models.decoder import Decoder, Formats, WeightSource, build_decoder
+from nearfield.kernels.select import TORCH_DTYPES
+from nearfield.models.decoder import Decoder, build_decoder
 from nearfield.models.spec import ModelSpec
-
-TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+from nearfield.models.weights import DENSE, DenseWeights, Formats, WeightSource
 
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
 _UNWANTED = ["consolidated*", "*/*"]
 """Second copies of the weights in other forms, which many repositories hold."""
-DENSE = Formats(Dense(), Dense())
 
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -119,9 +117,9 @@ def load_decoder(folder: Path, spec: ModelSpec, ops: OpTable, dtype: DType, posi
     torch_dtype = TORCH_DTYPES[dtype]
     if random_weights:
         source: WeightSource = RandomSource(torch_dtype)
-        return build_decoder(spec, source, ops, formats, positions, progress)
+        return build_decoder(spec, DenseWeights(source, ops, formats), ops, positions, progress)
     checkpoint = CheckpointSource(folder, torch_dtype, tied=spec.tie_embeddings)
-    decoder = build_decoder(spec, checkpoint, ops, formats, positions, progress)
+    decoder = build_decoder(spec, DenseWeights(checkpoint, ops, formats), ops, positions, progress)
     if unused := checkpoint.unused():
         raise ModelError(f"{folder}: {len(unused)} tensors have no place in a {spec.model_type} model "
                          f"of this config, the first {unused[0]}")

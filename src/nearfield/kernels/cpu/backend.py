@@ -8,7 +8,7 @@ from torch import Tensor
 from nearfield.kernels import reference
 from nearfield.kernels.cpu import FORMATS
 from nearfield.kernels.cpu.kernels import CpuKernels
-from nearfield.kernels.ops import PackedWeight
+from nearfield.kernels.ops import Norm, PackedWeight
 
 if TYPE_CHECKING:
     from nearfield.kernels.cpu import _native
@@ -34,9 +34,13 @@ class CpuBackend:
             packed = self._kernels.pack_int4(codes, scales, weight.shape[1] // scales.shape[1])
         return PackedWeight(weight.format, weight.shape, {}, packed)
 
-    def linear(self, x: Tensor, weight: PackedWeight, bias: Tensor | None) -> Tensor:
+    def linear(self, x: Tensor, weight: PackedWeight, bias: Tensor | None = None, *, norm: Norm | None = None,
+               gated: bool = False, residual: Tensor | None = None) -> Tensor:
         """As `reference.linear`, with activations rounded to int8 (the numeric profile in __init__)."""
-        if weight.prepared is None:
-            return reference.linear(x, weight, bias)
+        if norm is not None:
+            x = reference.rms_norm(x, norm)
+        if gated:
+            x = reference.silu_mul(x)
         wide = None if bias is None else bias.float()
-        return self._kernels.linear(x.float(), cast("_native.PackedWeights", weight.prepared), wide).to(x.dtype)
+        y = self._kernels.linear(x.float(), cast("_native.PackedWeights", weight.prepared), wide).to(x.dtype)
+        return y if residual is None else residual + y

@@ -4,18 +4,12 @@ It is the specification of every operation and the backend that training uses. A
 right when it agrees with this one.
 """
 
-from nearfield.kernels.reference.attention import attend, attend_dense, store_kv
+from nearfield.kernels.reference.attention import attend, attend_dense, attention, new_kv, store_kv
 from nearfield.kernels.reference.dense import embed, linear, prepare, rms_norm, rope, silu_mul
 from nearfield.kernels.reference.sampling import sample
 
-DTYPES = ("bf16", "fp16", "fp32")
 FORMATS = ("dense", "int8", "int4")
+"""The weight formats that `linear` multiplies by."""
 
-SUPPORTS = {(op, dtype, fmt)
-            for op in ("linear", "embed", "rms_norm", "rope", "silu_mul", "store_kv", "attend",
-                       "attend_dense", "sample", "prepare")
-            for dtype in DTYPES for fmt in FORMATS}
-"""The (operation, dtype, weight format) triples this backend computes, on any device."""
-
-__all__ = ["SUPPORTS", "attend", "attend_dense", "embed", "linear", "prepare", "rms_norm", "rope", "sample",
-           "silu_mul", "store_kv"]
+__all__ = ["FORMATS", "attend", "attend_dense", "attention", "embed", "linear", "new_kv", "prepare", "rms_norm", "rope",
+           "sample", "silu_mul", "store_kv"]

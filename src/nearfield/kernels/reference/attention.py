@@ -1,15 +1,64 @@
-"""Attention over paged K/V: storing new keys and values, and attending to all of a sequence.
+"""Attention over paged K/V: turning queries and keys, storing keys and values, attending to all of a sequence.
 
 Rows of length 1 with contexts of similar length are gathered into one batch (decode); longer rows
 are attended one by one (chunks of a prompt). Query heads that share a key/value head are folded
 into the query's rows in decode, so that K and V are never repeated.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nearfield.kernels.ops import AttnPlan, AttnRow, DecodeGroup, KVLayer
+from nearfield.kernels.ops import AttnPlan, AttnRow, Heads, KVLayer, KVShape
+from nearfield.kernels.reference.dense import rms_norm, rope
+
+_LIKE = 2
+"""Rows whose contexts differ by less than this factor decode as one group: padding costs reads."""
+
+_POSITIONS = 32768
+"""Positions of a group in all: their K and V are copied, a layer at a time."""
+
+
+@dataclass(frozen=True)
+class DecodeGroup:
+    """Rows of length 1 with contexts of similar length, attended as one batch.
+
+    index [B]: their tokens in the step. pages [B, N]: page tables, padded with page 0.
+    lengths [B]: positions to attend to, the new one included. All int64. `shortest` is the least length.
+    """
+
+    index: Tensor
+    pages: Tensor
+    lengths: Tensor
+    shortest: int
+
+
+def new_kv(shape: KVShape, pages: int, dtype: torch.dtype) -> tuple[KVLayer, ...]:
+    """Zeroed K and V of all layers, each [pages, G, P, d], in one allocation. Raises RuntimeError."""
+    data = torch.zeros((shape.layers, 2, pages, shape.kv_heads, shape.page_size, shape.head_dim), dtype=dtype)
+    return tuple(KVLayer(k, v) for k, v in data.unbind())
+
+
+def attention(qkv: Tensor, heads: Heads, rotation: tuple[Tensor, Tensor], cache: KVLayer | None,
+              plan: AttnPlan) -> Tensor:
+    """qkv [T, (H + 2G) d], all Q heads before K before V, to [T, H d]: each token's attention to its sequence.
+
+    Q and K are normalised where the family does, and rotated by `rotation` (cos and sin, [T, d/2]). K and V
+    are written to the cache; without one, as in training, each row of the plan attends to itself.
+    """
+    split = qkv.view(len(qkv), -1, heads.head_dim)
+    turned, v = split[:, :-heads.kv_heads], split[:, -heads.kv_heads:]
+    if heads.q_norm is not None and heads.k_norm is not None:
+        q, k = turned[:, :-heads.kv_heads], turned[:, -heads.kv_heads:]
+        turned = torch.cat((rms_norm(q, heads.q_norm), rms_norm(k, heads.k_norm)), dim=1)
+    turned = rope(turned, *rotation)
+    q, k = turned[:, :-heads.kv_heads], turned[:, -heads.kv_heads:]
+    if cache is None:
+        return attend_dense(q, k, v, plan, heads.window).flatten(1)
+    store_kv(cache, k, v, plan.slots)
+    return attend(q, cache, plan, heads.window).flatten(1)
 
 
 def store_kv(layer: KVLayer, k: Tensor, v: Tensor, slots: Tensor) -> None:
@@ -27,22 +76,42 @@ def attend(q: Tensor, layer: KVLayer, plan: AttnPlan, window: int | None) -> Ten
     given (a sliding window: position i sees j with i - window < j <= i; Jiang et al. 2023).
     """
     out = torch.empty_like(q)
-    for row in plan.chunks:
-        out[row.offset:row.offset + row.length] = _attend_chunk(q, layer, row, window)
-    for group in plan.decodes:
+    for row in plan.rows:
+        if row.length > 1:
+            out[row.offset:row.offset + row.length] = _attend_chunk(q, layer, row, window)
+    for group in decode_groups(plan):
         out[group.index] = _attend_decode(q[group.index], layer, group, window)
     return out
 
 
+def decode_groups(plan: AttnPlan) -> tuple[DecodeGroup, ...]:
+    """The plan's rows of length 1 in groups, shortest first, within the two limits above."""
+    groups: list[list[AttnRow]] = []
+    for row in sorted((row for row in plan.rows if row.length == 1), key=lambda row: row.start):
+        length = row.start + 1
+        if groups and length <= _LIKE * (groups[-1][0].start + 1) and length * (len(groups[-1]) + 1) <= _POSITIONS:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return tuple(_group(rows) for rows in groups)
+
+
+def _group(rows: list[AttnRow]) -> DecodeGroup:
+    width = max(len(row.pages) for row in rows)
+    return DecodeGroup(torch.tensor([row.offset for row in rows]),
+                       torch.tensor([row.pages + (0,) * (width - len(row.pages)) for row in rows]),
+                       torch.tensor([row.start + 1 for row in rows]), rows[0].start + 1)
+
+
 def attend_dense(q: Tensor, k: Tensor, v: Tensor, plan: AttnPlan, window: int | None) -> Tensor:
-    """`attend` without a cache: each row of plan.chunks attends to its own k, v [T, G, d]. For training.
+    """`attend` without a cache: each row of the plan attends to its own k, v [T, G, d]. For training.
 
     Rows of one length are one batch.
     """
-    lengths = {row.length for row in plan.chunks}
+    lengths = {row.length for row in plan.rows}
     if len(lengths) == 1:
         return _attend_batch(q, k, v, lengths.pop(), window)
-    spans = [slice(row.offset, row.offset + row.length) for row in plan.chunks]
+    spans = [slice(row.offset, row.offset + row.length) for row in plan.rows]
     return torch.cat([_attend_batch(q[s], k[s], v[s], s.stop - s.start, window) for s in spans])
 
 
@@ -58,7 +127,7 @@ def _attend_chunk(q: Tensor, layer: KVLayer, row: AttnRow, window: int | None) -
     page_size = layer.k.shape[2]
     first = 0 if window is None else max(0, row.start + 1 - window) // page_size
     length = row.start + row.length - first * page_size
-    pages = row.pages[None, first:]
+    pages = torch.tensor([row.pages[first:]], device=q.device)
     k = _gather(layer.k, pages)[:, :, :length]                    # [1, G, L, d]
     v = _gather(layer.v, pages)[:, :, :length]
     rows = q[row.offset:row.offset + row.length].transpose(0, 1).unsqueeze(0)   # [1, H, T, d]

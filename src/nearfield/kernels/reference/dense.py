@@ -1,10 +1,10 @@
-"""The operations that look at one token at a time: linear, embed, rms_norm, rope, silu_mul."""
+"""The operations that look at one token at a time: embed, linear and what is fused with it, rms_norm, rope."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nearfield.kernels.ops import PackedWeight
+from nearfield.kernels.ops import Norm, PackedWeight
 from nearfield.kernels.reference.quantized import dequantize, dequantize_rows
 
 
@@ -13,14 +13,20 @@ def prepare(weight: PackedWeight) -> PackedWeight:
     return weight
 
 
-def linear(x: Tensor, weight: PackedWeight, bias: Tensor | None) -> Tensor:
+def linear(x: Tensor, weight: PackedWeight, bias: Tensor | None = None, *, norm: Norm | None = None,
+           gated: bool = False, residual: Tensor | None = None) -> Tensor:
     """x [T, in] times weight [out, in] transposed, plus bias [out]: [T, out] in x's dtype.
 
-    A quantised weight is made dense at every call: right, and slow.
+    Before it, where asked for: `norm` of x, or with `gated` silu_mul of x [T, 2 in]. After it: plus
+    `residual` [T, out]. A quantised weight is made dense at every call: right, and slow.
     """
-    if weight.format == "dense":
-        return F.linear(x, weight.tensors["weight"], bias)
-    return F.linear(x, dequantize(weight).to(x.dtype), bias)
+    if norm is not None:
+        x = rms_norm(x, norm)
+    if gated:
+        x = silu_mul(x)
+    dense = weight.tensors["weight"] if weight.format == "dense" else dequantize(weight).to(x.dtype)
+    y = F.linear(x, dense, bias)
+    return y if residual is None else residual + y
 
 
 def embed(tokens: Tensor, weight: PackedWeight, dtype: torch.dtype) -> Tensor:
@@ -30,9 +36,9 @@ def embed(tokens: Tensor, weight: PackedWeight, dtype: torch.dtype) -> Tensor:
     return dequantize_rows(weight, tokens).to(dtype)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(x: Tensor, norm: Norm) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang and Sennrich 2019)."""
-    return F.rms_norm(x, weight.shape, weight, eps)
+    return F.rms_norm(x, norm.weight.shape, norm.weight, norm.eps)
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -1,0 +1,52 @@
+"""Dense weights on their way into a model: by name from a source, packed in a format, laid out for the kernels."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nearfield.formats.base import WeightFormat
+from nearfield.formats.dense import Dense
+from nearfield.kernels.ops import OpTable, PackedWeight
+
+
+@dataclass(frozen=True)
+class Formats:
+    """How a model's matrices are stored: those of the layers, and the table of embeddings and the head."""
+
+    inner: WeightFormat
+    table: WeightFormat
+
+
+DENSE = Formats(Dense(), Dense())
+
+
+class WeightSource(Protocol):
+    """Where dense weights come from: a checkpoint, random numbers, or a training loop's own tensors."""
+
+    def get(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The tensor called `name`, of this shape, in the model's dtype."""
+        ...
+
+
+@dataclass(frozen=True)
+class DenseWeights:
+    """ModelWeights from dense tensors, each matrix packed in its format as it is asked for."""
+
+    source: WeightSource
+    ops: OpTable
+    formats: Formats = DENSE
+
+    def vector(self, name: str, size: int) -> Tensor:
+        """A norm or a bias [size], in the dtype of activations."""
+        return self.source.get(name, (size,)).to(self.ops.activations)
+
+    def matrix(self, parts: Mapping[str, int], columns: int, *, table: bool = False) -> PackedWeight:
+        """The parts one below the other, packed and prepared."""
+        dense = [self.source.get(name, (rows, columns)) for name, rows in parts.items()]
+        fmt = self.formats.table if table else self.formats.inner
+        packed = fmt.pack(dense[0] if len(dense) == 1 else torch.cat(dense))
+        prepared = self.ops.prepare(packed)
+        return replace(prepared, tensors=packed.tensors) if table else prepared   # rows are looked up in the table
