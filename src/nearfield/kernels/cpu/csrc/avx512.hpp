@@ -34,11 +34,15 @@ inline __m512i repeat(const std::int8_t* acts) {
 
 inline __m512i load(const std::uint8_t* data) { return _mm512_load_si512(data); }
 
-// y[row ...] = sums + bias, as far as there are rows.
+// y[row ...] = sums + bias + residual, as far as there are rows.
 inline void store(const LinearJob& job, std::int64_t row, std::int64_t token, __m512 sums) {
     const std::int64_t rows = job.weights.n - row;
     const __mmask16 mask = rows >= kRows ? 0xffff : static_cast<__mmask16>((1u << rows) - 1);
     if (job.bias) sums = _mm512_add_ps(sums, _mm512_maskz_loadu_ps(mask, job.bias + row));
+    if (job.residual) {
+        const float* residual = job.residual + token * job.residual_stride + row;
+        sums = _mm512_add_ps(sums, _mm512_maskz_loadu_ps(mask, residual));
+    }
     _mm512_mask_storeu_ps(job.y + token * job.y_stride + row, mask, sums);
 }
 

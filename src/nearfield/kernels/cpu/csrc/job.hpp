@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "floats.hpp"
+
 namespace nearfield {
 
 constexpr int kRows = 16;       // output rows of a block, which is one stream of memory
@@ -49,11 +51,13 @@ struct QuantizeJob {
     std::int32_t zero;  // what offsets multiply the sums by, negated
 };
 
-// y [m, n] = acts x weights^T + bias, for blocks [first, last) of rows and some tokens.
+// y [m, n] = (acts x weights^T + bias) + residual.
 struct LinearJob {
     Weights weights;
     Acts acts;
-    const float* bias;  // [n] or null
+    const float* bias;      // [n] or null
+    const float* residual;  // [m, n] or null
+    std::int64_t residual_stride;
     float* y;
     std::int64_t y_stride;
 };
@@ -80,6 +84,7 @@ static inline std::size_t pair_bytes(const Weights& w) {
 // What each instruction set brings. `mac` loops run `rounds` times and return the multiply-adds done.
 struct Kernels {
     const char* name;
+    const Floats* floats;
     void (*quantize)(const QuantizeJob&, std::int64_t first, std::int64_t last);
     void (*linear)(const LinearJob&, const Part&, std::uint8_t* scratch);
     std::uint64_t (*read)(const std::uint8_t* data, std::size_t bytes);

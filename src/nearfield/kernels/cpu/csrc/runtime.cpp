@@ -73,12 +73,45 @@ std::vector<std::string> supported_isas() {
 
 Runtime::Runtime(int threads, const std::string& isa) : kernels_(chosen(isa)), pool_(threads) {
     for (int thread = 0; thread < threads; ++thread) scratch_.push_back(arena_.take(kScratch));
+    rows_.resize(static_cast<std::size_t>(threads));
 }
 
-void Runtime::quantize_tokens(const QuantizeJob& job) {
-    const std::int64_t tokens = std::max<std::int64_t>(kPanel, kSmallQuantize / job.acts.k / kPanel * kPanel);
-    pool_.share(ceil_div(job.acts.m, tokens), [&](std::int64_t task, int) {
-        kernels_->quantize(job, task * tokens, std::min(job.acts.m, (task + 1) * tokens));
+void Runtime::quantize_tokens(const QuantizeJob& job, const Before& before) {
+    const std::int64_t k = job.acts.k, width = job.acts.width;
+    const std::int64_t tokens = std::max<std::int64_t>(kPanel, kSmallQuantize / k / kPanel * kPanel);
+    const bool plain = !before.norm && !before.gated;
+    if (!plain) {
+        for (Piece& rows : rows_) {
+            const std::size_t bytes = static_cast<std::size_t>(width * k) * sizeof(float);
+            if (rows.bytes < bytes) rows = arena_.take(bytes);
+        }
+    }
+    pool_.share(ceil_div(job.acts.m, tokens), [&](std::int64_t task, int thread) {
+        const std::int64_t first = task * tokens, last = std::min(job.acts.m, first + tokens);
+        if (plain) return kernels_->quantize(job, first, last);
+        float* rows = reinterpret_cast<float*>(rows_[static_cast<std::size_t>(thread)].get());
+        for (std::int64_t panel = first; panel < last; panel += width) {
+            const std::int64_t end = std::min(last, panel + width);
+            for (std::int64_t token = panel; token < end; ++token) {
+                prepare_row(before, job.x + token * job.stride, k, rows + (token - panel) * k);
+            }
+            kernels_->quantize({rows - panel * k, k, job.acts, job.zero}, panel, end);
+        }
+    });
+}
+
+void Runtime::prepare_row(const Before& before, const float* x, std::int64_t k, float* out) const {
+    if (before.gated) return kernels_->floats->gate(x, k, out);
+    kernels_->floats->normalise(x, before.norm, before.eps, k, out);
+}
+
+void Runtime::rms_norm(const float* x, std::int64_t m, std::int64_t n, std::int64_t stride, const float* weight, float eps,
+                       float* y) {
+    const std::int64_t tokens = std::max<std::int64_t>(1, kSmallQuantize / n);
+    pool_.share(ceil_div(m, tokens), [&](std::int64_t task, int) {
+        for (std::int64_t t = task * tokens; t < std::min(m, (task + 1) * tokens); ++t) {
+            kernels_->floats->normalise(x + t * stride, weight, eps, n, y + t * n);
+        }
     });
 }
 
@@ -88,7 +121,7 @@ void Runtime::quantize(const float* x, std::int64_t m, std::int64_t k, std::int6
         throw std::invalid_argument("activations of " + std::to_string(k) + " columns can not be quantised in groups of " +
                                     std::to_string(group) + "; groups are a multiple of 32 that divides the columns");
     }
-    quantize_tokens({x, stride, {codes, scales, sums, m, k, group, 1}, -1});
+    quantize_tokens({x, stride, {codes, scales, sums, m, k, group, 1}, -1}, {});
 }
 
 // Memory for the quantised activations, the last panel's missing tokens being zeros.
@@ -111,13 +144,14 @@ Acts Runtime::room_for(const Weights& w, std::int64_t m) {
     return acts;
 }
 
-void Runtime::linear(const Weights& w, const float* x, std::int64_t m, std::int64_t x_stride, const float* bias,
-                     float* y, std::int64_t y_stride) {
+void Runtime::linear(const LinearCall& call) {
+    const Weights& w = *call.weights;
+    const std::int64_t m = call.m;
     if (m == 0) return;
     const std::lock_guard<std::mutex> turn(one_call_);
     const Acts acts = room_for(w, m);
-    quantize_tokens({x, x_stride, acts, meaning_of_zero(w)});
-    const LinearJob job{w, acts, bias, y, y_stride};
+    quantize_tokens({call.x, call.x_stride, acts, meaning_of_zero(w)}, call.before);
+    const LinearJob job{w, acts, call.bias, call.residual, call.residual_stride, call.y, call.y_stride};
     const std::int64_t blocks = ceil_div(w.n, kRows), step = blocks_of_task(w, blocks, m, threads());
     const std::int64_t across = ceil_div(blocks, step), slabs = ceil_div(m, kSlab);
     pool_.share(across * slabs, [&](std::int64_t task, int thread) {

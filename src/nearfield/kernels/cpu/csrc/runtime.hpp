@@ -19,6 +19,26 @@ struct PackedWeights {
     Piece memory;
 };
 
+// What is done to a row before it is rounded: nothing, a norm, or the gate (x then has 2 k columns).
+struct Before {
+    const float* norm = nullptr;  // [k]
+    float eps = 0.0f;
+    bool gated = false;
+};
+
+// y [m, n] = quantised before(x) [m, k] x weights^T + bias [n] + residual [m, n]; null: none. Strides in floats.
+struct LinearCall {
+    const Weights* weights;
+    const float* x;
+    std::int64_t m, x_stride;
+    Before before;
+    const float* bias;
+    const float* residual;
+    std::int64_t residual_stride;
+    float* y;
+    std::int64_t y_stride;
+};
+
 class Runtime {
 public:
     // `isa` is one of supported_isas(); anything else throws std::invalid_argument.
@@ -34,13 +54,16 @@ public:
     void quantize(const float* x, std::int64_t m, std::int64_t k, std::int64_t stride, std::int64_t group,
                   std::int8_t* codes, float* scales, std::int32_t* sums);
 
-    // y [m, n] = quantised x [m, k] x weights^T + bias [n] or null.
-    void linear(const Weights& weights, const float* x, std::int64_t m, std::int64_t x_stride, const float* bias,
-                float* y, std::int64_t y_stride);
+    void linear(const LinearCall& call);
+
+    // Each row of x [m, n] normalised on its own, to y.
+    void rms_norm(const float* x, std::int64_t m, std::int64_t n, std::int64_t stride, const float* weight, float eps,
+                  float* y);
 
 private:
     Acts room_for(const Weights& weights, std::int64_t m);
-    void quantize_tokens(const QuantizeJob& job);
+    void prepare_row(const Before& before, const float* x, std::int64_t k, float* out) const;
+    void quantize_tokens(const QuantizeJob& job, const Before& before);
 
     const Kernels* kernels_;
     Pool pool_;
@@ -48,6 +71,7 @@ private:
     std::vector<Piece> scratch_;  // one piece a thread
     std::mutex one_call_;         // the activations below belong to one call at a time
     Piece acts_;
+    std::vector<Piece> rows_;  // one piece a thread: rows between what comes before and their rounding
 };
 
 }  // namespace nearfield
