@@ -13,7 +13,7 @@ namespace nearfield {
 constexpr int kRows = 16;       // output rows of a block, which is one stream of memory
 constexpr int kPanel = 4;       // tokens whose activations lie interleaved, when there are several
 constexpr int kMaxGroup = 128;  // the longest group of columns with scales of its own
-constexpr int kSlab = 64;   // tokens of a task at most: more rows of y would crowd each other out of the caches
+constexpr std::int64_t kSlab = 128;  // tokens of a task at most: their sums wait in the scratch memory
 constexpr std::size_t kScratch = 128 << 10;  // bytes of scratch memory of each thread
 
 enum class Scale : int { f32 = 0, f16 = 1, bf16 = 2 };

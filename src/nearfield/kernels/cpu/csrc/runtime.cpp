@@ -9,9 +9,10 @@ namespace nearfield {
 namespace {
 
 constexpr std::int64_t kTogether = 3;           // blocks that the widest kernels take at once
-constexpr std::int64_t kFewTokens = 8;          // tokens up to which they take one at a time
+constexpr std::int64_t kFewTokens = 16;         // tokens up to which they take one at a time
 constexpr std::int64_t kTasksPerThread = 8;     // so that a thread that was interrupted holds up little
 constexpr std::int64_t kSmallTask = 64 << 10;   // bytes of weights below which sharing costs more
+constexpr std::int64_t kSlabBytes = 640 << 10;  // of activations of one task
 constexpr std::int64_t kSmallQuantize = 8192;   // floats that one thread quantises in about a dispatch
 
 #ifdef NEARFIELD_X86
@@ -61,6 +62,12 @@ std::int64_t blocks_of_task(const Weights& w, std::int64_t blocks, std::int64_t 
     const std::int64_t least = ceil_div(kSmallTask, static_cast<std::int64_t>(w.block_bytes));
     const std::int64_t together = m > kFewTokens ? kTogether : 1;
     return ceil_div(std::max(fair, least), together) * together;
+}
+
+// Tokens of a task: their activations stay in the L2 cache while the weights go by.
+std::int64_t tokens_of_slab(const Weights& w) {
+    const std::int64_t fit = kSlabBytes / w.k / (2 * kPanel) * (2 * kPanel);
+    return std::min(kSlab, std::max<std::int64_t>(fit, 4 * kPanel));
 }
 
 }  // namespace
@@ -153,10 +160,10 @@ void Runtime::linear(const LinearCall& call) {
     quantize_tokens({call.x, call.x_stride, acts, meaning_of_zero(w)}, call.before);
     const LinearJob job{w, acts, call.bias, call.residual, call.residual_stride, call.y, call.y_stride};
     const std::int64_t blocks = ceil_div(w.n, kRows), step = blocks_of_task(w, blocks, m, threads());
-    const std::int64_t across = ceil_div(blocks, step), slabs = ceil_div(m, kSlab);
+    const std::int64_t slab = tokens_of_slab(w), across = ceil_div(blocks, step), slabs = ceil_div(m, slab);
     pool_.share(across * slabs, [&](std::int64_t task, int thread) {
-        const std::int64_t block = task % across * step, token = task / across * kSlab;
-        const Part part{block, std::min(blocks, block + step), token, std::min(m, token + kSlab)};
+        const std::int64_t block = task % across * step, token = task / across * slab;
+        const Part part{block, std::min(blocks, block + step), token, std::min(m, token + slab)};
         kernels_->linear(job, part, scratch_[static_cast<std::size_t>(thread)].get());
     });
 }
