@@ -3,7 +3,7 @@
 //
 // Few tokens: a block of rows at a time, nibbles opened in registers (`few`). Many: the nibbles of three
 // blocks are opened once for each kChunk columns into bytes that stay in the L1 cache (`many`).
-#include "avx512.hpp"
+#include "avx512_steps.hpp"
 
 namespace nearfield {
 namespace {
@@ -11,29 +11,6 @@ namespace {
 constexpr int kBlocks = 3;             // blocks of rows of a tile in `many`
 constexpr std::int64_t kChunk = 256;   // columns opened at once; a multiple of every pair of groups
 constexpr std::int64_t kFew = 16;      // tokens up to which `few` is quicker
-
-template <Scale S>
-inline __m512 scales_at(const std::uint8_t* at) {
-    const __m256i halves = _mm256_load_si256(reinterpret_cast<const __m256i*>(at));
-    if (S == Scale::f16) return _mm512_cvtph_ps(halves);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
-}
-
-inline __m512i zeros_at(const std::uint8_t* at) {
-    return _mm512_cvtepu16_epi32(_mm256_load_si256(reinterpret_cast<const __m256i*>(at)));
-}
-
-// What the integer sums start from. A sum of 128 codes fits 16 bits, so one vpmaddwd multiplies it by the
-// zero points.
-template <bool Z>
-inline __m512i start(__m512i zeros, std::int32_t offset) {
-    if (!Z) return _mm512_set1_epi32(offset);
-    return _mm512_madd_epi16(zeros, _mm512_set1_epi32(offset & 0xffff));
-}
-
-inline __m512 add_group(__m512 sum, __m512i dots, __m512 scales, float scale) {
-    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), _mm512_mul_ps(scales, _mm512_set1_ps(scale)), sum);
-}
 
 // Adds one group's products of a block to the int32 sums of T tokens.
 template <int Bits, int T>
@@ -145,23 +122,6 @@ struct Workspace {
     Sums sums[kSlab / kPanel];
 };
 static_assert(sizeof(Workspace) <= kScratch, "a thread's scratch memory holds the workspace");
-
-template <int Bits>
-inline void open_codes(const std::uint8_t* from, std::int64_t columns, std::uint8_t* to) {
-    const __m512i low = _mm512_set1_epi8(15);
-    for (std::int64_t k = 0; k < columns; k += 8, to += 128) {
-        if (Bits == 4) {
-            const __m512i both = load(from);
-            _mm512_store_si512(to, _mm512_and_si512(both, low));
-            _mm512_store_si512(to + 64, _mm512_and_si512(_mm512_srli_epi16(both, 4), low));
-            from += 64;
-        } else {
-            _mm512_store_si512(to, load(from));
-            _mm512_store_si512(to + 64, load(from + 64));
-            from += 128;
-        }
-    }
-}
 
 // Opens groups [first, last) of block `r` of the chunk.
 template <int Bits, Scale S, bool Z>

@@ -1,15 +1,8 @@
 // Int8 weights with one scale a row, by AVX-512 VNNI: int32 sums over all of k, one float step at the end.
-#include "avx512.hpp"
+#include "avx512_steps.hpp"
 
 namespace nearfield {
 namespace {
-
-inline void finish(const LinearJob& job, const std::uint8_t* block, std::int64_t row, std::int64_t token, __m512i sum,
-                   float scale) {
-    const __m512 scales = _mm512_load_ps(block + job.weights.block_bytes - 64);
-    const __m512 factor = _mm512_mul_ps(scales, _mm512_set1_ps(scale));
-    store(job, row, token, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, _mm512_setzero_ps()));
-}
 
 // One token: the weights go by once, in one stream, and four sums hide the latency.
 void single(const LinearJob& job, std::int64_t first, std::int64_t last) {

@@ -11,10 +11,13 @@
 namespace nearfield {
 
 constexpr int kRows = 16;       // output rows of a block, which is one stream of memory
+constexpr int kTileColumns = 64, kTileTokens = 16;  // of AMX
 constexpr int kPanel = 4;       // tokens whose activations lie interleaved, when there are several
 constexpr int kMaxGroup = 128;  // the longest group of columns with scales of its own
 constexpr std::int64_t kSlab = 128;  // tokens of a task at most: their sums wait in the scratch memory
 constexpr std::size_t kScratch = 128 << 10;  // bytes of scratch memory of each thread
+
+constexpr std::int64_t kNever = INT64_MAX;
 
 enum class Scale : int { f32 = 0, f16 = 1, bf16 = 2 };
 
@@ -91,6 +94,7 @@ struct Kernels {
     double (*mac_int8)(std::int64_t rounds);
     double (*mac_bf16)(std::int64_t rounds);  // null where the processor has no such instruction
     double (*mac_fp32)(std::int64_t rounds);
+    std::int64_t tiled_from;  // tokens from which `linear` takes activations in plain rows, where groups allow it
 };
 
 }  // namespace nearfield

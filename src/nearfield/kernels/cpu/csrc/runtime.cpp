@@ -1,5 +1,11 @@
 #include "runtime.hpp"
 
+#ifdef NEARFIELD_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <algorithm>
 #include <stdexcept>
 
@@ -13,6 +19,10 @@ constexpr std::int64_t kFewTokens = 16;         // tokens up to which they take 
 constexpr std::int64_t kTasksPerThread = 8;     // so that a thread that was interrupted holds up little
 constexpr std::int64_t kSmallTask = 64 << 10;   // bytes of weights below which sharing costs more
 constexpr std::int64_t kSlabBytes = 640 << 10;  // of activations of one task
+#ifdef NEARFIELD_AMX
+constexpr std::int64_t kTiledFrom = 24;          // tokens, of which a tile takes 16
+constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+#endif
 constexpr std::int64_t kSmallQuantize = 8192;   // floats that one thread quantises in about a dispatch
 
 #ifdef NEARFIELD_X86
@@ -30,8 +40,32 @@ Kernels with_bf16(Kernels kernels) {
 }
 #endif
 
+#ifdef NEARFIELD_AMX
+// Tiles are large, so Linux wants to be asked before a process uses them.
+bool has_amx() {
+    unsigned a, b, c, d;
+    if (!has_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    const bool tiles = d >> 24 & 1, int8 = d >> 25 & 1;
+    return tiles && int8 && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+Kernels with_amx(Kernels kernels) {
+    kernels.name = "amx";
+    kernels.linear = amx_linear;
+    kernels.tiled_from = kTiledFrom;
+    return kernels;
+}
+#endif
+
 std::vector<const Kernels*> supported() {
     std::vector<const Kernels*> found;
+#ifdef NEARFIELD_AMX
+    static const bool amx = has_amx();
+    if (amx) {
+        static const Kernels kernels = with_amx(with_bf16(avx512_kernels()));
+        found.push_back(&kernels);
+    }
+#endif
 #ifdef NEARFIELD_X86
     if (has_avx512()) {
         static const Kernels kernels = with_bf16(avx512_kernels());
@@ -133,16 +167,18 @@ void Runtime::quantize(const float* x, std::int64_t m, std::int64_t k, std::int6
 
 // Memory for the quantised activations, the last panel's missing tokens being zeros.
 Acts Runtime::room_for(const Weights& w, std::int64_t m) {
-    const int width = m == 1 ? 1 : kPanel;
-    const std::int64_t padded = ceil_div(m, width) * width, groups = groups_of(w);
-    const std::size_t codes = static_cast<std::size_t>(padded * w.k);
+    const bool tiled = m >= kernels_->tiled_from && w.group % kTileColumns == 0;
+    const int width = m == 1 || tiled ? 1 : kPanel;
+    const std::int64_t padded = ceil_div(m, tiled ? kPanel : width) * (tiled ? kPanel : width), groups = groups_of(w);
+    const std::int64_t readable = tiled ? padded + 2 * kTileTokens : padded;  // the last tiles may reach beyond
+    const std::size_t codes = static_cast<std::size_t>(readable * w.k);
     const std::size_t floats = static_cast<std::size_t>(padded * groups) * sizeof(float);
     const std::size_t scales_at = (codes + 63) / 64 * 64, offsets_at = scales_at + (floats + 63) / 64 * 64;
     if (acts_.bytes < offsets_at + floats) acts_ = arena_.take(offsets_at + floats);
     std::uint8_t* data = acts_.get();
     Acts acts{reinterpret_cast<std::int8_t*>(data), reinterpret_cast<float*>(data + scales_at),
               reinterpret_cast<std::int32_t*>(data + offsets_at), m, w.k, w.group, width};
-    if (padded > m) {
+    if (padded > m && !tiled) {
         const std::int64_t whole = padded - kPanel;
         std::fill(acts.codes + whole * w.k, acts.codes + padded * w.k, std::int8_t{0});
         std::fill(acts.scales + whole * groups, acts.scales + padded * groups, 0.0f);

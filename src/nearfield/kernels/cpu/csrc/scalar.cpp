@@ -59,7 +59,7 @@ double mac(std::int64_t rounds) {
 
 const Kernels& scalar_kernels() {
     static const Kernels kernels = {"scalar", &scalar_floats,    quantize, linear_blockwise<ScalarOps>,
-                                    read,     mac<std::int32_t>, nullptr,  mac<float>};
+                                    read,     mac<std::int32_t>, nullptr,  mac<float>, kNever};
     return kernels;
 }
 
