@@ -14,6 +14,9 @@ constexpr int kMaxGroup = 128;  // the longest group of columns with scales of i
 constexpr int kSlab = 64;   // tokens of a task at most: more rows of y would crowd each other out of the caches
 constexpr std::size_t kScratch = 128 << 10;  // bytes of scratch memory of each thread
 
+// What a weight is stored as; the number is its bits.
+enum class Codes : int { int4 = 4, int8 = 8, bf16 = 16, fp32 = 32 };
+
 enum class Scale : int { f32 = 0, f16 = 1, bf16 = 2 };
 
 // Weights [n, k] as they lie in memory: ceil(n / 16) blocks of 16 rows, each of `block_bytes`.
@@ -21,10 +24,12 @@ enum class Scale : int { f32 = 0, f16 = 1, bf16 = 2 };
 // In groups: for each two groups their codes, then 2 x 16 scales of 16 bits, then, where there are
 // zero points, 2 x 16 of them in 16 bits. 8-bit codes as above. 4-bit codes: for each 8 columns
 // 16 x 4 bytes, in which the low half of byte j is column j and the high half column j + 4.
+// Dense: no scales, group == k. fp32: for each column 16 floats. bf16: for each 2 columns 16 x 2 of them, an
+// odd k being followed by a column of zeros.
 struct Weights {
     const std::uint8_t* data;
     std::int64_t n, k, group;
-    int bits;     // 4 or 8
+    Codes codes;
     Scale scale;  // f32: one a row, and then group == k
     bool zeros;
     std::size_t block_bytes;
@@ -63,19 +68,25 @@ struct Part {
     std::int64_t token_first, token_last;  // token_first is a multiple of kPanel
 };
 
+static inline bool is_dense(const Weights& w) { return w.codes == Codes::bf16 || w.codes == Codes::fp32; }
+
+static inline std::int64_t blocks_of(const Weights& w) { return (w.n + kRows - 1) / kRows; }
+
 static inline bool scaled_by_row(const Weights& w) { return w.scale == Scale::f32; }
 
 static inline std::int64_t groups_of(const Weights& w) { return w.k / w.group; }
 
 // Bytes of one group's codes in a block.
 static inline std::size_t code_bytes(const Weights& w) {
-    return static_cast<std::size_t>(w.group) * kRows * static_cast<std::size_t>(w.bits) / 8;
+    return static_cast<std::size_t>(w.group) * kRows * static_cast<std::size_t>(w.codes) / 8;
 }
 
 // Bytes of two groups with what belongs to them.
 static inline std::size_t pair_bytes(const Weights& w) {
     return 2 * code_bytes(w) + (w.zeros ? 128 : 64);
 }
+
+struct DenseKernels;  // dense.hpp
 
 // What each instruction set brings. `mac` loops run `rounds` times and return the multiply-adds done.
 struct Kernels {
@@ -86,6 +97,8 @@ struct Kernels {
     double (*mac_int8)(std::int64_t rounds);
     double (*mac_bf16)(std::int64_t rounds);  // null where the processor has no such instruction
     double (*mac_fp32)(std::int64_t rounds);
+    const DenseKernels* fp32;
+    const DenseKernels* bf16;
 };
 
 }  // namespace nearfield

@@ -9,7 +9,9 @@ const Kernels& scalar_kernels();
 #ifdef NEARFIELD_X86
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
+#ifdef NEARFIELD_AVX512BF16
 double avx512_mac_bf16(std::int64_t rounds);
+#endif
 #endif
 
 }  // namespace nearfield

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "dense.hpp"
 #include "kernels.hpp"
 
 namespace nearfield {
@@ -24,7 +25,12 @@ bool has_avx512() {
 }
 
 Kernels with_bf16(Kernels kernels) {
-    if (__builtin_cpu_supports("avx512bf16")) kernels.mac_bf16 = avx512_mac_bf16;
+#ifdef NEARFIELD_AVX512BF16
+    if (__builtin_cpu_supports("avx512bf16")) {
+        kernels.mac_bf16 = avx512_mac_bf16;
+        kernels.bf16 = &avx512_bf16_pairs;
+    }
+#endif
     return kernels;
 }
 #endif
@@ -53,7 +59,7 @@ const Kernels* chosen(const std::string& isa) {
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-std::int32_t meaning_of_zero(const Weights& w) { return w.zeros ? 1 : w.bits == 8 ? 128 : 8; }
+std::int32_t meaning_of_zero(const Weights& w) { return w.zeros ? 1 : w.codes == Codes::int8 ? 128 : 8; }
 
 // Blocks of rows of one task.
 std::int64_t blocks_of_task(const Weights& w, std::int64_t blocks, std::int64_t m, int threads) {
@@ -64,6 +70,19 @@ std::int64_t blocks_of_task(const Weights& w, std::int64_t blocks, std::int64_t 
 }
 
 }  // namespace
+
+Cut cut_up(const Weights& w, std::int64_t m, int threads) {
+    Cut cut{blocks_of(w), 0, 0, m, 0};
+    cut.step = blocks_of_task(w, cut.blocks, m, threads);
+    cut.across = ceil_div(cut.blocks, cut.step);
+    cut.tasks = cut.across * ceil_div(m, kSlab);
+    return cut;
+}
+
+Part Cut::part(std::int64_t task) const {
+    const std::int64_t block = task % across * step, token = task / across * kSlab;
+    return {block, std::min(blocks, block + step), token, std::min(m, token + kSlab)};
+}
 
 std::vector<std::string> supported_isas() {
     std::vector<std::string> names;
@@ -91,6 +110,11 @@ void Runtime::quantize(const float* x, std::int64_t m, std::int64_t k, std::int6
     quantize_tokens({x, stride, {codes, scales, sums, m, k, group, 1}, -1});
 }
 
+std::uint8_t* Runtime::room(std::size_t bytes) {
+    if (acts_.bytes < bytes) acts_ = arena_.take(bytes);
+    return acts_.get();
+}
+
 // Memory for the quantised activations, the last panel's missing tokens being zeros.
 Acts Runtime::room_for(const Weights& w, std::int64_t m) {
     const int width = m == 1 ? 1 : kPanel;
@@ -98,8 +122,7 @@ Acts Runtime::room_for(const Weights& w, std::int64_t m) {
     const std::size_t codes = static_cast<std::size_t>(padded * w.k);
     const std::size_t floats = static_cast<std::size_t>(padded * groups) * sizeof(float);
     const std::size_t scales_at = (codes + 63) / 64 * 64, offsets_at = scales_at + (floats + 63) / 64 * 64;
-    if (acts_.bytes < offsets_at + floats) acts_ = arena_.take(offsets_at + floats);
-    std::uint8_t* data = acts_.get();
+    std::uint8_t* data = room(offsets_at + floats);
     Acts acts{reinterpret_cast<std::int8_t*>(data), reinterpret_cast<float*>(data + scales_at),
               reinterpret_cast<std::int32_t*>(data + offsets_at), m, w.k, w.group, width};
     if (padded > m) {
@@ -115,16 +138,12 @@ void Runtime::linear(const Weights& w, const float* x, std::int64_t m, std::int6
                      float* y, std::int64_t y_stride) {
     if (m == 0) return;
     const std::lock_guard<std::mutex> turn(one_call_);
+    if (is_dense(w)) return dense_linear(*this, w, x, m, x_stride, {bias, nullptr, 0, y, y_stride});
     const Acts acts = room_for(w, m);
     quantize_tokens({x, x_stride, acts, meaning_of_zero(w)});
     const LinearJob job{w, acts, bias, y, y_stride};
-    const std::int64_t blocks = ceil_div(w.n, kRows), step = blocks_of_task(w, blocks, m, threads());
-    const std::int64_t across = ceil_div(blocks, step), slabs = ceil_div(m, kSlab);
-    pool_.share(across * slabs, [&](std::int64_t task, int thread) {
-        const std::int64_t block = task % across * step, token = task / across * kSlab;
-        const Part part{block, std::min(blocks, block + step), token, std::min(m, token + kSlab)};
-        kernels_->linear(job, part, scratch_[static_cast<std::size_t>(thread)].get());
-    });
+    const Cut cut = cut_up(w, m, threads());
+    pool_.share(cut.tasks, [&](std::int64_t task, int thread) { kernels_->linear(job, cut.part(task), scratch(thread)); });
 }
 
 }  // namespace nearfield

@@ -19,6 +19,15 @@ struct PackedWeights {
     Piece memory;
 };
 
+// How weights times m tokens become tasks: `step` blocks by kSlab tokens each, all blocks of a slab in turn.
+struct Cut {
+    std::int64_t blocks, step, across, m, tasks;
+
+    Part part(std::int64_t task) const;
+};
+
+Cut cut_up(const Weights& weights, std::int64_t m, int threads);
+
 class Runtime {
 public:
     // `isa` is one of supported_isas(); anything else throws std::invalid_argument.
@@ -30,11 +39,17 @@ public:
     Arena& arena() { return arena_; }
     const Kernels& kernels() const { return *kernels_; }
 
+    // kScratch bytes of a thread's own.
+    std::uint8_t* scratch(int thread) const { return scratch_[static_cast<std::size_t>(thread)].get(); }
+
+    // At least `bytes` for the activations of the call whose turn it is.
+    std::uint8_t* room(std::size_t bytes);
+
     // x [m, k] fp32 with `stride` floats between rows to plain codes [m, k], scales and sums [m, k / group].
     void quantize(const float* x, std::int64_t m, std::int64_t k, std::int64_t stride, std::int64_t group,
                   std::int8_t* codes, float* scales, std::int32_t* sums);
 
-    // y [m, n] = quantised x [m, k] x weights^T + bias [n] or null.
+    // y [m, n] = x [m, k] x weights^T + bias [n] or null; x is quantised, unless the weights are dense.
     void linear(const Weights& weights, const float* x, std::int64_t m, std::int64_t x_stride, const float* bias,
                 float* y, std::int64_t y_stride);
 

@@ -1,5 +1,6 @@
 // The kernels in plain C++: what runs on any processor, and what the others must equal bit for bit.
 #include "blockwise_body.hpp"
+#include "dense.hpp"
 #include "kernels.hpp"
 #include "quantize_body.hpp"
 
@@ -59,7 +60,7 @@ double mac(std::int64_t rounds) {
 
 const Kernels& scalar_kernels() {
     static const Kernels kernels = {"scalar", quantize, linear_blockwise<ScalarOps>, read,
-                                    mac<std::int32_t>, nullptr, mac<float>};
+                                    mac<std::int32_t>, nullptr, mac<float>, &scalar_fp32, &scalar_bf16};
     return kernels;
 }
 
