@@ -7,6 +7,8 @@
 namespace nearfield {
 namespace {
 
+constexpr std::int64_t kCollide = 1024;     // panels so many words apart would share a few sets of the second cache
+constexpr std::int64_t kApart = 128;        // and so many more spread them
 constexpr std::int64_t kSmallPack = 16384;  // floats that one thread packs in about a dispatch
 
 }  // namespace
@@ -16,7 +18,8 @@ const DenseKernels& dense_kernels(const Kernels& kernels, Codes codes) {
 }
 
 Panels room_for_panels(Runtime& runtime, const Weights& w, std::int64_t m) {
-    const std::int64_t words = lines_of(w) * dense_kernels(runtime.kernels(), w.codes).words;
+    const std::int64_t needed = lines_of(w) * dense_kernels(runtime.kernels(), w.codes).words;
+    const std::int64_t words = needed % kCollide ? needed : needed + kApart;
     const int width = m == 1 ? 1 : kPanel;
     const std::int64_t padded = (m + width - 1) / width * width;
     std::uint8_t* room = runtime.room(static_cast<std::size_t>(padded * words) * sizeof(float));

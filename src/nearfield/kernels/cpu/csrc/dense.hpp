@@ -13,8 +13,8 @@ namespace nearfield {
 
 class Runtime;
 
-// Activations of m tokens as the tiles read them: 32-bit words [panel][word][width], `words` for each token,
-// width being kPanel, or 1 for a single token. A word is a float, or two bf16 for vdpbf16ps.
+// Activations of m tokens as the tiles read them: 32-bit words [panel][word][width], room for `words` of each
+// token, width being kPanel, or 1 for a single token. A word is a float, or two bf16 for vdpbf16ps.
 struct Panels {
     float* data;
     std::int64_t m, k, words;

@@ -10,6 +10,7 @@ namespace {
 
 constexpr std::int64_t kPiece = 512;  // columns that are converted before they are laid side by side
 constexpr std::int64_t kDepth = 128;  // lines of a block that stay in the first cache, tile after tile
+constexpr std::int64_t kSlow = 8;  // reads for each ask, where tokens are many
 constexpr std::size_t kAskAhead = 16 << 10;  // bytes that a stream of weights is asked for ahead
 
 inline std::int64_t least_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
@@ -99,9 +100,10 @@ struct Place {
     std::int64_t block, token, first, last;
 };
 
-// R blocks by P panels, all sums in registers. Those of lines before `first` come from `partial`, and go there
-// before the last line. With Ask, a line of weights at `ahead` is asked for with each one that is read.
-template <class Product, int R, int P, int Width, bool Ask>
+// R blocks by P panels, all sums in registers; `sums` [R][tokens][16] holds those of the lines before and takes
+// the new ones. A line of weights at `ahead` is asked for with each one that is read, or with each eighth;
+// Ask 0: none.
+template <class Product, int R, int P, int Width, int Ask>
 inline void tile(const DenseJob& job, const Place& at, float* partial, const std::uint8_t* ahead) {
     constexpr int T = P * Width;
     const Weights& w = job.weights;
@@ -119,7 +121,7 @@ inline void tile(const DenseJob& job, const Place& at, float* partial, const std
         typename Product::Row rows[R];
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) rows[r] = Product::row(line + r * down);
-        if (Ask) {
+        if (Ask == 1 || (Ask > 1 && i % Ask == 0)) {
             __builtin_prefetch(ahead, 0, 2);
             ahead += kLine;
         }
@@ -130,42 +132,46 @@ inline void tile(const DenseJob& job, const Place& at, float* partial, const std
             for (int r = 0; r < R; ++r) Product::add(sums[r][t], rows[r], act);
         }
     }
-#pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) {
 #pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) {
-            if (at.last < lines_of(w)) {
-                store(partial + (r * T + t) * kRows, sums[r][t]);
-            } else if (at.token + t < job.panels.m) {
-                finish(job, (at.block + r) * kRows, at.token + t, sums[r][t]);
-            }
-        }
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+        for (int t = 0; t < T; ++t) store(partial + (r * T + t) * kRows, sums[r][t]);
+    }
+    if (at.last < lines_of(w)) return;
+    for (int t = 0; t < T && at.token + t < job.panels.m; ++t) {
+        for (int r = 0; r < R; ++r) finish(job, (at.block + r) * kRows, at.token + t, load(partial + (r * T + t) * kRows));
     }
 }
 
-// R blocks and all tokens of the part, kDepth lines at a time. The first tiles ask for the lines that come
-// next, a block each.
+// R blocks and all tokens of the part, kDepth lines at a time. Meanwhile the lines that come next are asked for,
+// block after block, over as many of the tiles as there are.
 template <class Product, class Sizes, int R>
 void many(const DenseJob& job, std::int64_t block, const Part& part, float* scratch) {
+    constexpr std::int64_t tokens = Sizes::kPanels * kPanel;
     const std::size_t down = job.weights.block_bytes;
     const std::uint8_t* data = job.weights.data + static_cast<std::size_t>(block) * down;
     const std::int64_t lines = lines_of(job.weights);
+    const bool slowly = part.token_last - part.token_first >= kSlow * R * tokens;
+    const std::int64_t asks = slowly ? R * kSlow : R;
     for (std::int64_t first = 0; first < lines; first += kDepth) {
         const std::int64_t last = least_of(lines, first + kDepth);
-        const std::uint8_t* ahead = data + (last < lines ? static_cast<std::size_t>(last) * kLine : R * down);
-        const std::uint8_t* end = ahead + R * down;
+        const std::uint8_t* next = data + (last < lines ? static_cast<std::size_t>(last) * kLine : R * down);
         float* partial = scratch;
-        for (std::int64_t token = part.token_first; token < part.token_last; ahead += down) {
+        std::int64_t i = 0;
+        for (std::int64_t token = part.token_first; token < part.token_last; token += tokens, ++i) {
             const Place at{block, token, first, last};
+            const std::int64_t j = slowly ? i % kSlow * (kDepth / kSlow) : 0;
+            const std::uint8_t* ahead = next + (slowly ? i / kSlow : i) * down + j * kLine;
             if (part.token_last - token <= kPanel) {
-                tile<Product, R, 1, kPanel, false>(job, at, partial, ahead);
-            } else if (ahead < end) {
-                tile<Product, R, Sizes::kPanels, kPanel, true>(job, at, partial, ahead);
+                tile<Product, R, 1, kPanel, 0>(job, at, partial, nullptr);
+            } else if (i >= asks) {
+                tile<Product, R, Sizes::kPanels, kPanel, 0>(job, at, partial, nullptr);
+            } else if (slowly) {
+                tile<Product, R, Sizes::kPanels, kPanel, kSlow>(job, at, partial, ahead);
             } else {
-                tile<Product, R, Sizes::kPanels, kPanel, false>(job, at, partial, ahead);
+                tile<Product, R, Sizes::kPanels, kPanel, 1>(job, at, partial, ahead);
             }
-            token += Sizes::kPanels * kPanel;
-            partial += Sizes::kPanels * kPanel * R * kRows;
+            partial += tokens * R * kRows;
         }
     }
 }
@@ -176,7 +182,7 @@ void few(const DenseJob& job, const Part& part, float* sums) {
     const std::int64_t lines = lines_of(job.weights);
     for (std::int64_t b = part.block_first; b < part.block_last; ++b) {
         const std::uint8_t* block = job.weights.data + static_cast<std::size_t>(b) * job.weights.block_bytes;
-        tile<Product, 1, P, kPanel, true>(job, {b, part.token_first, 0, lines}, sums, block + kAskAhead);
+        tile<Product, 1, P, kPanel, 1>(job, {b, part.token_first, 0, lines}, sums, block + kAskAhead);
     }
 }
 
@@ -185,8 +191,8 @@ template <class Product, int R>
 void single(const DenseJob& job, const Part& part, float* sums) {
     const std::int64_t lines = lines_of(job.weights);
     std::int64_t b = part.block_first;
-    for (; b + R <= part.block_last; b += R) tile<Product, R, 1, 1, false>(job, {b, 0, 0, lines}, sums, nullptr);
-    for (; b < part.block_last; ++b) tile<Product, 1, 1, 1, false>(job, {b, 0, 0, lines}, sums, nullptr);
+    for (; b + R <= part.block_last; b += R) tile<Product, R, 1, 1, 0>(job, {b, 0, 0, lines}, sums, nullptr);
+    for (; b < part.block_last; ++b) tile<Product, 1, 1, 1, 0>(job, {b, 0, 0, lines}, sums, nullptr);
 }
 
 template <class Product, class Sizes>

@@ -12,6 +12,7 @@ constexpr int kRows = 16;       // output rows of a block, which is one stream o
 constexpr int kPanel = 4;       // tokens whose activations lie interleaved, when there are several
 constexpr int kMaxGroup = 128;  // the longest group of columns with scales of its own
 constexpr int kSlab = 64;   // tokens of a task at most: more rows of y would crowd each other out of the caches
+constexpr int kDenseSlab = 256;  // the same for dense weights, whose sums go through scratch memory
 constexpr std::size_t kScratch = 128 << 10;  // bytes of scratch memory of each thread
 
 // What a weight is stored as; the number is its bits.

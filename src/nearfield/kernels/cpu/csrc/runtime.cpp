@@ -72,16 +72,16 @@ std::int64_t blocks_of_task(const Weights& w, std::int64_t blocks, std::int64_t 
 }  // namespace
 
 Cut cut_up(const Weights& w, std::int64_t m, int threads) {
-    Cut cut{blocks_of(w), 0, 0, m, 0};
+    Cut cut{blocks_of(w), m, is_dense(w) ? kDenseSlab : kSlab, 0, 0, 0};
     cut.step = blocks_of_task(w, cut.blocks, m, threads);
     cut.across = ceil_div(cut.blocks, cut.step);
-    cut.tasks = cut.across * ceil_div(m, kSlab);
+    cut.tasks = cut.across * ceil_div(m, cut.slab);
     return cut;
 }
 
 Part Cut::part(std::int64_t task) const {
-    const std::int64_t block = task % across * step, token = task / across * kSlab;
-    return {block, std::min(blocks, block + step), token, std::min(m, token + kSlab)};
+    const std::int64_t block = task % across * step, token = task / across * slab;
+    return {block, std::min(blocks, block + step), token, std::min(m, token + slab)};
 }
 
 std::vector<std::string> supported_isas() {

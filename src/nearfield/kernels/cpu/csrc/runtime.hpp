@@ -19,9 +19,9 @@ struct PackedWeights {
     Piece memory;
 };
 
-// How weights times m tokens become tasks: `step` blocks by kSlab tokens each, all blocks of a slab in turn.
+// How weights times m tokens become tasks: `step` blocks by `slab` tokens each, all blocks of a slab in turn.
 struct Cut {
-    std::int64_t blocks, step, across, m, tasks;
+    std::int64_t blocks, m, slab, step, across, tasks;
 
     Part part(std::int64_t task) const;
 };
