@@ -10,15 +10,17 @@
 namespace nearfield {
 namespace {
 
-// A line is two columns, and a word their two activations.
+// A line is two columns, and a word their two activations. The instruction begins with the upper halves.
 struct Paired {
     static constexpr int kColumns = 2, kWords = 1;
     using Row = __m512i;
     using Act = __m512i;
 
     static void convert(const float* x, std::int64_t columns, float* words) {
-        std::uint16_t* halves = reinterpret_cast<std::uint16_t*>(words);
-        for (std::int64_t i = 0; i < columns; i += 16) store(halves + i, load(x + i, columns - i));
+        for (std::int64_t i = 0; i < columns; i += 16) {
+            const __m256i pairs = _mm256_rol_epi32(narrow(load(x + i, columns - i)), 16);
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(words + i / 2), pairs);
+        }
     }
     static Row row(const std::uint8_t* line) { return _mm512_load_si512(line); }
     static Act act(const float* words, int) { return _mm512_castps_si512(_mm512_set1_ps(*words)); }

@@ -2,8 +2,8 @@
 // The numeric profile: an output is one chain of fused multiply-adds over ascending columns that starts at 0,
 // then + bias, then + residual; a NaN is 0x7fc00000, whichever it was.
 //   fp32: activations as they are.
-//   bf16: activations rounded to bf16, half to even. Products are widened and added one at a time (-fma-), or
-//         two at a time by vdpbf16ps, which takes subnormals for zero (-dp-).
+//   bf16: activations rounded to bf16, half to even. Widened to fp32 and multiplied as there (-fma-), or two
+//         columns at a time by vdpbf16ps, in its own arithmetic: it takes subnormals for zero, for one (-dp-).
 // Included by every instruction set: only data and declarations.
 #pragma once
 

@@ -46,7 +46,7 @@ struct Widened {
     }
     static Row row(const std::uint8_t* line) {
         Row pair;
-        load_pairs(reinterpret_cast<const std::uint16_t*>(line), pair.even, pair.odd);
+        load_halves(reinterpret_cast<const std::uint16_t*>(line), pair.even, pair.odd);
         return pair;
     }
     static Act act(const float* words, int width) { return {all(words[0]), all(words[width])}; }

@@ -18,23 +18,23 @@ T value_at(const std::uint8_t* from) {
     return value;
 }
 
-// Row r of a block, whose lines hold `Columns` columns: 64 bytes for each.
-template <std::size_t Columns, class Value>
+// Row r of a block, whose lines of 64 bytes hold `Columns` columns each. `Flip` changes their places in a word.
+template <std::size_t Columns, std::size_t Flip, class Value>
 void gather(const std::uint8_t* block, std::size_t r, std::size_t k, float* y, const Value& value) {
     constexpr std::size_t bytes = kLine / kRows / Columns;
     for (std::size_t column = 0; column < k; ++column) {
-        y[column] = value(block + column / Columns * kLine + (r * Columns + column % Columns) * bytes);
+        const std::size_t place = r * Columns + (column % Columns ^ Flip);
+        y[column] = value(block + column / Columns * kLine + place * bytes);
     }
 }
 
 void row(const Weights& w, const std::uint8_t* block, std::size_t r, float* y) {
     const std::size_t k = static_cast<std::size_t>(w.k);
-    if (w.codes == Codes::fp32) return gather<1>(block, r, k, y, value_at<float>);
-    if (w.codes == Codes::bf16) {
-        return gather<2>(block, r, k, y, [](const std::uint8_t* at) { return float_of_bf16(value_at<std::uint16_t>(at)); });
-    }
+    const auto widened = [](const std::uint8_t* at) { return float_of_bf16(value_at<std::uint16_t>(at)); };
+    if (w.codes == Codes::fp32) return gather<1, 0>(block, r, k, y, value_at<float>);
+    if (w.codes == Codes::bf16) return gather<2, 1>(block, r, k, y, widened);
     const float scale = value_at<float>(block + w.block_bytes - kLine + r * sizeof(float));
-    gather<4>(block, r, k, y, [scale](const std::uint8_t* at) { return static_cast<float>(*at - 128) * scale; });
+    gather<4, 0>(block, r, k, y, [scale](const std::uint8_t* at) { return static_cast<float>(*at - 128) * scale; });
 }
 
 }  // namespace

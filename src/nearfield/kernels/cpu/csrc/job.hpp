@@ -25,8 +25,8 @@ enum class Scale : int { f32 = 0, f16 = 1, bf16 = 2 };
 // In groups: for each two groups their codes, then 2 x 16 scales of 16 bits, then, where there are
 // zero points, 2 x 16 of them in 16 bits. 8-bit codes as above. 4-bit codes: for each 8 columns
 // 16 x 4 bytes, in which the low half of byte j is column j and the high half column j + 4.
-// Dense: no scales, group == k. fp32: for each column 16 floats. bf16: for each 2 columns 16 x 2 of them, an
-// odd k being followed by a column of zeros.
+// Dense: no scales, group == k. fp32: for each column 16 floats. bf16: for each 2 columns 16 words of 32 bits, the
+// first column in the upper half, where vdpbf16ps begins; an odd k is followed by a column of zeros.
 struct Weights {
     const std::uint8_t* data;
     std::int64_t n, k, group;

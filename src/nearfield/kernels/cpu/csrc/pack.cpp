@@ -116,11 +116,12 @@ void put_row(const Weights& w, const Source& from, std::int64_t row, std::uint8_
     }
 }
 
-// A block of a dense matrix, `Columns` of them to a line. What it lacks of rows and columns stays zero.
+// A block of a dense matrix, `Columns` to a line, the first in the upper part of a word. What it lacks of rows and
+// columns stays zero.
 template <class T, std::int64_t Columns>
 void put_block(const T* rows, std::int64_t count, std::int64_t k, T* block) {
     for (std::int64_t column = 0; column < k; ++column) {
-        T* to = block + column / Columns * Columns * kRows + column % Columns;
+        T* to = block + column / Columns * Columns * kRows + (Columns - 1 - column % Columns);
         for (std::int64_t r = 0; r < count; ++r) to[r * Columns] = rows[r * k + column];
     }
 }

@@ -49,12 +49,12 @@ inline Vec load(const std::uint16_t* p, std::int64_t n) {
     return load(part);
 }
 
-inline void load_pairs(const std::uint16_t* p, Vec& first, Vec& second) {
+inline void load_halves(const std::uint16_t* p, Vec& upper, Vec& lower) {
     const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 16));
-    const __m256i upper = _mm256_set1_epi32(-65536);
-    first = {_mm256_castsi256_ps(_mm256_slli_epi32(low, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(high, 16))};
-    second = {_mm256_castsi256_ps(_mm256_and_si256(low, upper)), _mm256_castsi256_ps(_mm256_and_si256(high, upper))};
+    const __m256i mask = _mm256_set1_epi32(-65536);
+    upper = {_mm256_castsi256_ps(_mm256_and_si256(low, mask)), _mm256_castsi256_ps(_mm256_and_si256(high, mask))};
+    lower = {_mm256_castsi256_ps(_mm256_slli_epi32(low, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(high, 16))};
 }
 
 inline __m256i narrow(__m256 a) {

@@ -34,11 +34,11 @@ inline Vec widen(__m256i halves) {
 inline Vec load(const std::uint16_t* p) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 inline Vec load(const std::uint16_t* p, std::int64_t n) { return widen(_mm256_maskz_loadu_epi16(first_lanes(n), p)); }
 
-// 16 pairs of bf16: the first of each, and the second.
-inline void load_pairs(const std::uint16_t* p, Vec& first, Vec& second) {
-    const __m512i pairs = _mm512_loadu_si512(p);
-    first = {_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16))};
-    second = {_mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-65536)))};
+// 16 words of two bf16: the upper ones, and the lower ones.
+inline void load_halves(const std::uint16_t* p, Vec& upper, Vec& lower) {
+    const __m512i words = _mm512_loadu_si512(p);
+    upper = {_mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(-65536)))};
+    lower = {_mm512_castsi512_ps(_mm512_slli_epi32(words, 16))};
 }
 
 // To bf16, half to even; a NaN stays one.

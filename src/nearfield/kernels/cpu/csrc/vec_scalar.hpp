@@ -40,9 +40,9 @@ inline Vec load(const std::uint16_t* p, std::int64_t n) {
 }
 inline Vec load(const std::uint16_t* p) { return load(p, 16); }
 
-inline void load_pairs(const std::uint16_t* p, Vec& first, Vec& second) {
-    first = each([=](int i) { return float_of_bf16(p[2 * i]); });
-    second = each([=](int i) { return float_of_bf16(p[2 * i + 1]); });
+inline void load_halves(const std::uint16_t* p, Vec& upper, Vec& lower) {
+    upper = each([=](int i) { return float_of_bf16(p[2 * i + 1]); });
+    lower = each([=](int i) { return float_of_bf16(p[2 * i]); });
 }
 
 inline std::uint16_t narrow(float a) {
