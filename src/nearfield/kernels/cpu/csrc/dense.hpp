@@ -4,6 +4,7 @@
 //   fp32: activations as they are.
 //   bf16: activations rounded to bf16, half to even. Widened to fp32 and multiplied as there (-fma-), or two
 //         columns at a time by vdpbf16ps, in its own arithmetic: it takes subnormals for zero, for one (-dp-).
+//         An odd number of columns has one of zeros more.
 // Included by every instruction set: only data and declarations.
 #pragma once
 
