@@ -82,3 +82,17 @@ def test_what_does_not_fit_is_refused(kernels: CpuKernels) -> None:
         kernels.linear(torch.zeros(2, 128), packed, norm=Norm(torch.ones(64), 1e-5), gated=True)
     with pytest.raises(ValueError, match="side by side"):
         kernels.linear(x, packed, bias=torch.zeros(16)[::2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dense_weights_fuse_alike(kernels: CpuKernels, dtype: torch.dtype) -> None:
+    torch.manual_seed(5)
+    packed = kernels.pack_dense(torch.randn(37, 101).to(dtype))
+    norm = Norm(torch.randn(101), 1e-5)
+    for m in TOKENS:
+        x, residual = torch.randn(m, 202), torch.randn(m, 37)
+        normed = kernels.rms_norm(x[:, :101], norm)
+        gated = torch.from_numpy(float_twin.gate(x.numpy()))
+        assert torch.equal(kernels.linear(x[:, :101], packed, norm=norm, residual=residual),
+                           kernels.linear(normed, packed) + residual)
+        assert torch.equal(kernels.linear(x, packed, gated=True, residual=residual), kernels.linear(gated, packed) + residual)

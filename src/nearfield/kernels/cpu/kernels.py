@@ -10,6 +10,7 @@ from nearfield.kernels.ops import Norm
 if TYPE_CHECKING:
     from nearfield.kernels.cpu import _native
 
+DENSE_DTYPES = (torch.float32, torch.bfloat16)
 SCALE_DTYPES = (torch.float16, torch.bfloat16)
 
 
@@ -72,6 +73,34 @@ class CpuKernels:
                                          scales.dtype == torch.bfloat16,
                                          0 if zeros is None else zeros.data_ptr(), n, k, group)
 
+    def pack_dense(self, weight: Tensor) -> "_native.PackedWeights":
+        """Weights as they are. weight [N, K] float32 or bfloat16, any N and K of at least 1; ValueError otherwise."""
+        if weight.dim() != 2 or weight.dtype not in DENSE_DTYPES:
+            raise ValueError("weight must be a matrix of float32 or bfloat16, not "
+                             f"{list(weight.shape)} {weight.dtype}; convert it to one of them")
+        weight = weight.contiguous()
+        n, k = weight.shape
+        return self._runtime.pack_dense(weight.data_ptr(), weight.dtype == torch.bfloat16, n, k)
+
+    def dense_profile(self, dtype: torch.dtype) -> str:
+        """The id of the arithmetic of dense weights of float32 or bfloat16: equal ids give equal bits."""
+        return self._runtime.dense_profile(dtype == torch.bfloat16)
+
+    def embed(self, tokens: Tensor, table: "_native.PackedWeights") -> Tensor:
+        """Rows `tokens` [T] int64 of a packed table [N, K], dense or int8 with one scale a row: [T, K] float32.
+
+        Raises IndexError for a token that the table does not have, ValueError for other tables and shapes.
+        """
+        if tokens.dim() != 1 or tokens.dtype != torch.int64:
+            raise ValueError(f"tokens must be [T] int64, not {list(tokens.shape)} {tokens.dtype}")
+        count, tokens = tokens.shape[0], tokens.contiguous()
+        if count and (int(tokens.min()) < 0 or int(tokens.max()) >= table.n):
+            wrong = int(tokens[(tokens < 0) | (tokens >= table.n)][0])
+            raise IndexError(f"token {wrong} is not in a table of {table.n} rows")
+        out = torch.empty((count, table.k), dtype=torch.float32)
+        self._runtime.embed(table, tokens.data_ptr(), count, out.data_ptr())
+        return out
+
     def linear(self, x: Tensor, weights: "_native.PackedWeights", bias: Tensor | None = None, *,
                norm: Norm | None = None, gated: bool = False, residual: Tensor | None = None,
                out: Tensor | None = None) -> Tensor:
@@ -79,8 +108,8 @@ class CpuKernels:
 
         Before it, `norm` of each row (weight [K] float32), or with `gated` silu_mul of x [M, 2 K]; after it, plus
         bias [N], plus residual [M, N], both float32. The result is written to `out` where given, which spares
-        fresh memory its page faults. A token with a NaN or an infinity gets NaN in every output. Raises
-        ValueError for other shapes.
+        fresh memory its page faults. A token with a NaN or an infinity gets NaN in every output,
+        except of dense weights, where they spread as IEEE 754 says. Raises ValueError for other shapes.
         """
         n, k = weights.n, weights.k
         m = _rows("x", x, 2 * k if gated else k)

@@ -95,7 +95,7 @@ void open_group(const Weights& w, const std::uint8_t* block, std::int64_t g, std
     const std::uint8_t* pair = block + static_cast<std::size_t>(g / 2) * pair_bytes(w);
     const std::uint8_t* tail = pair + (alone ? 1 : 2) * bytes + (second ? 32 : 0);
     std::uint8_t* codes = space.codes[r] + at * w.group * kRows;
-    if (w.bits == 4) {
+    if (w.codes == Codes::int4) {
         open_codes<4>(pair + (second ? bytes : 0), w.group, codes);
     } else {
         open_codes<8>(pair + (second ? bytes : 0), w.group, codes);

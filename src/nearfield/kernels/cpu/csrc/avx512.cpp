@@ -1,5 +1,6 @@
 // The table of AVX-512 kernels: which linear operation runs, and the loops that measure limits.
 #include "avx512.hpp"
+#include "dense.hpp"
 #include "kernels.hpp"
 
 namespace nearfield {
@@ -44,18 +45,9 @@ double mac_fp32(std::int64_t rounds) {
 
 }  // namespace
 
-double avx512_mac_bf16(std::int64_t rounds) {
-    __m512 sums[kSums];
-    for (__m512& sum : sums) sum = _mm512_setzero_ps();
-    const __m512i weights = _mm512_set1_epi16(0x3f80), acts = _mm512_set1_epi16(0x3f80);
-    for (std::int64_t i = 0; i < rounds; ++i) {
-        for (__m512& sum : sums) __asm__ volatile("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(acts));
-    }
-    return static_cast<double>(rounds) * kSums * 32;
-}
-
 const Kernels& avx512_kernels() {
-    static const Kernels kernels = {"avx512", &avx512_floats, avx512_quantize, linear, read, mac_int8, nullptr, mac_fp32, kNever};
+    static const Kernels kernels = {"avx512", &avx512_floats, avx512_quantize, linear, read,
+                                    mac_int8, nullptr, mac_fp32, &avx512_fp32, &avx512_bf16, kNever};
     return kernels;
 }
 

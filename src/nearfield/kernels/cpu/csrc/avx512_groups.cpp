@@ -249,7 +249,7 @@ void avx512_linear_groups(const LinearJob& job, const Part& part, std::uint8_t* 
         {{linear<8, Scale::f16, false>, nullptr}, {linear<8, Scale::bf16, false>, nullptr}},
     };
     const Weights& w = job.weights;
-    variants[w.bits == 8][w.scale == Scale::bf16][w.zeros](job, part, scratch);
+    variants[w.codes == Codes::int8][w.scale == Scale::bf16][w.zeros](job, part, scratch);
 }
 
 }  // namespace nearfield

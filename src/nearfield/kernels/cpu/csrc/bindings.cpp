@@ -4,6 +4,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "dense.hpp"
+#include "embed.hpp"
 #include "limits.hpp"
 #include "pack.hpp"
 #include "runtime.hpp"
@@ -31,6 +33,21 @@ PackedWeights pack_groups_at(Runtime& runtime, int bits, Address codes, Address 
     const nb::gil_scoped_release released;
     return pack_groups(runtime, bits, at<const std::uint8_t>(codes), at<const std::uint16_t>(scales),
                        bf16 ? Scale::bf16 : Scale::f16, at<const std::uint8_t>(zeros), n, k, group);
+}
+
+PackedWeights pack_dense_at(Runtime& runtime, Address matrix, bool bf16, std::int64_t n, std::int64_t k) {
+    const nb::gil_scoped_release released;
+    return bf16 ? pack_dense(runtime, at<const std::uint16_t>(matrix), n, k)
+                : pack_dense(runtime, at<const float>(matrix), n, k);
+}
+
+void embed_at(Runtime& runtime, const PackedWeights& table, Address tokens, std::int64_t count, Address y) {
+    const nb::gil_scoped_release released;
+    embed(runtime, table.view, at<const std::int64_t>(tokens), count, at<float>(y));
+}
+
+std::string dense_profile(const Runtime& runtime, bool bf16) {
+    return dense_kernels(runtime.kernels(), bf16 ? Codes::bf16 : Codes::fp32).profile;
 }
 
 void linear_at(Runtime& runtime, const PackedWeights& weights, Address x, std::int64_t m, std::int64_t x_stride,
@@ -88,6 +105,9 @@ NB_MODULE(_native, m) {
         .def("pack_rows", &pack_rows_at, "codes"_a, "scales"_a, "n"_a, "k"_a)
         .def("pack_groups", &pack_groups_at, "bits"_a, "codes"_a, "scales"_a, "bf16"_a, "zeros"_a, "n"_a, "k"_a,
              "group"_a)
+        .def("pack_dense", &pack_dense_at, "matrix"_a, "bf16"_a, "n"_a, "k"_a)
+        .def("dense_profile", &dense_profile, "bf16"_a)
+        .def("embed", &embed_at, "table"_a, "tokens"_a, "count"_a, "y"_a)
         .def("quantize", &quantize_at, "x"_a, "m"_a, "k"_a, "stride"_a, "group"_a, "codes"_a, "scales"_a, "sums"_a)
         .def("linear", &linear_at, "weights"_a, "x"_a, "m"_a, "x_stride"_a, "norm"_a, "eps"_a,
              "gated"_a, "bias"_a, "residual"_a, "residual_stride"_a, "y"_a, "y_stride"_a)

@@ -46,7 +46,7 @@ inline void open_group(const Weights& w, const std::uint8_t* block, std::int64_t
         group.zeros[r] = zero;
     }
     group.codes = codes;
-    if (w.bits == 4) {
+    if (w.codes == Codes::int4) {
         expand_nibbles(codes, w.group, scratch);
         group.codes = scratch;
     }

@@ -14,10 +14,14 @@ constexpr int kRows = 16;       // output rows of a block, which is one stream o
 constexpr int kTileColumns = 64, kTileTokens = 16;  // of AMX
 constexpr int kPanel = 4;       // tokens whose activations lie interleaved, when there are several
 constexpr int kMaxGroup = 128;  // the longest group of columns with scales of its own
-constexpr std::int64_t kSlab = 128;  // tokens of a task at most: their sums wait in the scratch memory
+constexpr std::int64_t kSlab = 128;       // tokens of a task at most: their sums wait in the scratch memory
+constexpr std::int64_t kDenseSlab = 256;  // the same for dense weights
 constexpr std::size_t kScratch = 128 << 10;  // bytes of scratch memory of each thread
 
 constexpr std::int64_t kNever = INT64_MAX;
+
+// What a weight is stored as; the number is its bits.
+enum class Codes : int { int4 = 4, int8 = 8, bf16 = 16, fp32 = 32 };
 
 enum class Scale : int { f32 = 0, f16 = 1, bf16 = 2 };
 
@@ -26,10 +30,12 @@ enum class Scale : int { f32 = 0, f16 = 1, bf16 = 2 };
 // In groups: for each two groups their codes, then 2 x 16 scales of 16 bits, then, where there are
 // zero points, 2 x 16 of them in 16 bits. 8-bit codes as above. 4-bit codes: for each 8 columns
 // 16 x 4 bytes, in which the low half of byte j is column j and the high half column j + 4.
+// Dense: no scales, group == k. fp32: for each column 16 floats. bf16: for each 2 columns 16 words of 32 bits, the
+// first column in the upper half, where vdpbf16ps begins; an odd k is followed by a column of zeros.
 struct Weights {
     const std::uint8_t* data;
     std::int64_t n, k, group;
-    int bits;     // 4 or 8
+    Codes codes;
     Scale scale;  // f32: one a row, and then group == k
     bool zeros;
     std::size_t block_bytes;
@@ -70,19 +76,25 @@ struct Part {
     std::int64_t token_first, token_last;  // token_first is a multiple of kPanel
 };
 
+static inline bool is_dense(const Weights& w) { return w.codes == Codes::bf16 || w.codes == Codes::fp32; }
+
+static inline std::int64_t blocks_of(const Weights& w) { return (w.n + kRows - 1) / kRows; }
+
 static inline bool scaled_by_row(const Weights& w) { return w.scale == Scale::f32; }
 
 static inline std::int64_t groups_of(const Weights& w) { return w.k / w.group; }
 
 // Bytes of one group's codes in a block.
 static inline std::size_t code_bytes(const Weights& w) {
-    return static_cast<std::size_t>(w.group) * kRows * static_cast<std::size_t>(w.bits) / 8;
+    return static_cast<std::size_t>(w.group) * kRows * static_cast<std::size_t>(w.codes) / 8;
 }
 
 // Bytes of two groups with what belongs to them.
 static inline std::size_t pair_bytes(const Weights& w) {
     return 2 * code_bytes(w) + (w.zeros ? 128 : 64);
 }
+
+struct DenseKernels;  // dense.hpp
 
 // What each instruction set brings. `mac` loops run `rounds` times and return the multiply-adds done.
 struct Kernels {
@@ -94,6 +106,8 @@ struct Kernels {
     double (*mac_int8)(std::int64_t rounds);
     double (*mac_bf16)(std::int64_t rounds);  // null where the processor has no such instruction
     double (*mac_fp32)(std::int64_t rounds);
+    const DenseKernels* fp32;
+    const DenseKernels* bf16;
     std::int64_t tiled_from;  // tokens from which `linear` takes activations in plain rows, where groups allow it
 };
 

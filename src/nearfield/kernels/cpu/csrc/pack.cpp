@@ -1,5 +1,6 @@
 #include "pack.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
@@ -11,11 +12,14 @@ namespace {
 constexpr std::int64_t kColumns = 32;         // k is a multiple of it, so that no kernel has a remainder
 constexpr std::int64_t kMaxColumns = 131072;  // beyond, 128 x 127 x k would not fit an int32
 
-std::int64_t blocks_of(std::int64_t n) { return (n + kRows - 1) / kRows; }
-
-void check_shape(std::int64_t n, std::int64_t k, std::int64_t multiple) {
+std::string check_some(std::int64_t n, std::int64_t k) {
     const std::string shape = "weights [" + std::to_string(n) + ", " + std::to_string(k) + "]";
     if (n < 1 || k < 1) throw std::invalid_argument(shape + " are empty");
+    return shape;
+}
+
+void check_shape(std::int64_t n, std::int64_t k, std::int64_t multiple) {
+    const std::string shape = check_some(n, k);
     if (k > kMaxColumns) {
         throw std::invalid_argument(shape + " have more columns than int32 sums can hold, " +
                                     std::to_string(kMaxColumns));
@@ -90,7 +94,7 @@ struct Source {
 void put_row(const Weights& w, const Source& from, std::int64_t row, std::uint8_t* block, Fault& scale_fault,
              Fault& zero_fault) {
     const std::int64_t groups = groups_of(w), r = row % kRows;
-    const std::size_t bytes = code_bytes(w), source_bytes = static_cast<std::size_t>(w.group * w.bits / 8);
+    const std::size_t bytes = code_bytes(w), source_bytes = static_cast<std::size_t>(w.group * static_cast<int>(w.codes) / 8);
     for (std::int64_t g = 0; g < groups; ++g) {
         const std::int64_t at = row * groups + g;
         const bool second = g % 2, alone = !second && g + 1 == groups;
@@ -98,7 +102,7 @@ void put_row(const Weights& w, const Source& from, std::int64_t row, std::uint8_
         std::uint8_t* codes = pair + (second ? bytes : 0) + 4 * r;
         std::uint8_t* tail = pair + (alone ? 1 : 2) * bytes + (second ? 32 : 0) + 2 * r;
         const std::uint8_t* source = from.codes + static_cast<std::size_t>(at) * source_bytes;
-        if (w.bits == 4) {
+        if (w.codes == Codes::int4) {
             put_nibbles(source, w.group, codes);
         } else {
             put_bytes(reinterpret_cast<const std::int8_t*>(source), w.group, codes);
@@ -112,16 +116,48 @@ void put_row(const Weights& w, const Source& from, std::int64_t row, std::uint8_
     }
 }
 
+// A block of a dense matrix, `Columns` to a line, the first in the upper part of a word. What it lacks of rows and
+// columns stays zero.
+template <class T, std::int64_t Columns>
+void put_block(const T* rows, std::int64_t count, std::int64_t k, T* block) {
+    for (std::int64_t column = 0; column < k; ++column) {
+        T* to = block + column / Columns * Columns * kRows + (Columns - 1 - column % Columns);
+        for (std::int64_t r = 0; r < count; ++r) to[r * Columns] = rows[r * k + column];
+    }
+}
+
+template <class T, std::int64_t Columns>
+PackedWeights pack_matrix(Runtime& runtime, Codes codes, const T* matrix, std::int64_t n, std::int64_t k) {
+    check_some(n, k);
+    Weights w{nullptr, n, k, k, codes, Scale::f32, false, 0};
+    w.block_bytes = static_cast<std::size_t>((k + Columns - 1) / Columns * Columns * kRows) * sizeof(T);
+    Piece memory = runtime.arena().take(w.block_bytes * static_cast<std::size_t>(blocks_of(w)));
+    w.data = memory.get();
+    runtime.pool().share(blocks_of(w), [&](std::int64_t b, int) {
+        T* block = reinterpret_cast<T*>(memory.get() + static_cast<std::size_t>(b) * w.block_bytes);
+        put_block<T, Columns>(matrix + b * kRows * k, std::min<std::int64_t>(kRows, n - b * kRows), k, block);
+    });
+    return {w, memory};
+}
+
 }  // namespace
+
+PackedWeights pack_dense(Runtime& runtime, const float* matrix, std::int64_t n, std::int64_t k) {
+    return pack_matrix<float, 1>(runtime, Codes::fp32, matrix, n, k);
+}
+
+PackedWeights pack_dense(Runtime& runtime, const std::uint16_t* matrix, std::int64_t n, std::int64_t k) {
+    return pack_matrix<std::uint16_t, 2>(runtime, Codes::bf16, matrix, n, k);
+}
 
 PackedWeights pack_rows(Runtime& runtime, const std::int8_t* codes, const float* scales, std::int64_t n,
                         std::int64_t k) {
     check_shape(n, k, kColumns);
-    Weights w{nullptr, n, k, k, 8, Scale::f32, false, static_cast<std::size_t>(k) * kRows + 64};
-    Piece memory = runtime.arena().take(w.block_bytes * static_cast<std::size_t>(blocks_of(n)));
+    Weights w{nullptr, n, k, k, Codes::int8, Scale::f32, false, static_cast<std::size_t>(k) * kRows + 64};
+    Piece memory = runtime.arena().take(w.block_bytes * static_cast<std::size_t>(blocks_of(w)));
     w.data = memory.get();
     Fault fault;
-    runtime.pool().share(blocks_of(n), [&](std::int64_t b, int) {
+    runtime.pool().share(blocks_of(w), [&](std::int64_t b, int) {
         std::uint8_t* block = memory.get() + static_cast<std::size_t>(b) * w.block_bytes;
         for (std::int64_t row = b * kRows; row < n && row < (b + 1) * kRows; ++row) {
             put_bytes(codes + row * k, k, block + 4 * (row % kRows));
@@ -143,12 +179,12 @@ PackedWeights pack_groups(Runtime& runtime, int bits, const std::uint8_t* codes,
         throw std::invalid_argument("groups have 16-bit scales, 4 or 8 bits, and zero points with 4 bits only");
     }
     check_shape(n, k, group);
-    Weights w{nullptr, n, k, group, bits, scale, zeros != nullptr, 0};
+    Weights w{nullptr, n, k, group, bits == 4 ? Codes::int4 : Codes::int8, scale, zeros != nullptr, 0};
     w.block_bytes = block_bytes(w);
-    Piece memory = runtime.arena().take(w.block_bytes * static_cast<std::size_t>(blocks_of(n)));
+    Piece memory = runtime.arena().take(w.block_bytes * static_cast<std::size_t>(blocks_of(w)));
     w.data = memory.get();
     Fault scale_fault, zero_fault;
-    runtime.pool().share(blocks_of(n), [&](std::int64_t b, int) {
+    runtime.pool().share(blocks_of(w), [&](std::int64_t b, int) {
         std::uint8_t* block = memory.get() + static_cast<std::size_t>(b) * w.block_bytes;
         for (std::int64_t row = b * kRows; row < n && row < (b + 1) * kRows; ++row) {
             put_row(w, {codes, scales, zeros}, row, block, scale_fault, zero_fault);

@@ -1,4 +1,4 @@
-// From the codes of a checkpoint to the layout that the kernels read (see job.hpp), in parallel.
+// From the codes or floats of a checkpoint to the layout that the kernels read (see job.hpp), in parallel.
 #pragma once
 
 #include "runtime.hpp"
@@ -13,5 +13,9 @@ PackedWeights pack_rows(Runtime& runtime, const std::int8_t* codes, const float*
 // [n, k / group]. zeros uint8 [n, k / group], for 4 bits only; null: a code of 8 stands for zero.
 PackedWeights pack_groups(Runtime& runtime, int bits, const std::uint8_t* codes, const std::uint16_t* scales,
                           Scale scale, const std::uint8_t* zeros, std::int64_t n, std::int64_t k, std::int64_t group);
+
+// matrix [n, k] of fp32, or of bf16.
+PackedWeights pack_dense(Runtime& runtime, const float* matrix, std::int64_t n, std::int64_t k);
+PackedWeights pack_dense(Runtime& runtime, const std::uint16_t* matrix, std::int64_t n, std::int64_t k);
 
 }  // namespace nearfield

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "dense.hpp"
 #include "kernels.hpp"
 
 namespace nearfield {
@@ -23,7 +24,7 @@ constexpr std::int64_t kSlabBytes = 640 << 10;  // of activations of one task
 constexpr std::int64_t kTiledFrom = 24;          // tokens, of which a tile takes 16
 constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
 #endif
-constexpr std::int64_t kSmallQuantize = 8192;   // floats that one thread quantises in about a dispatch
+constexpr std::int64_t kSmallNorm = 8192;       // floats that one thread normalises in about a dispatch
 
 #ifdef NEARFIELD_X86
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
@@ -35,7 +36,12 @@ bool has_avx512() {
 }
 
 Kernels with_bf16(Kernels kernels) {
-    if (__builtin_cpu_supports("avx512bf16")) kernels.mac_bf16 = avx512_mac_bf16;
+#ifdef NEARFIELD_AVX512BF16
+    if (__builtin_cpu_supports("avx512bf16")) {
+        kernels.mac_bf16 = avx512_mac_bf16;
+        kernels.bf16 = &avx512_bf16_pairs;
+    }
+#endif
     return kernels;
 }
 #endif
@@ -88,7 +94,7 @@ const Kernels* chosen(const std::string& isa) {
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-std::int32_t meaning_of_zero(const Weights& w) { return w.zeros ? 1 : w.bits == 8 ? 128 : 8; }
+std::int32_t meaning_of_zero(const Weights& w) { return w.zeros ? 1 : w.codes == Codes::int8 ? 128 : 8; }
 
 // Blocks of rows of one task.
 std::int64_t blocks_of_task(const Weights& w, std::int64_t blocks, std::int64_t m, int threads) {
@@ -106,6 +112,19 @@ std::int64_t tokens_of_slab(const Weights& w) {
 
 }  // namespace
 
+Cut cut_up(const Weights& w, std::int64_t m, int threads) {
+    Cut cut{blocks_of(w), m, is_dense(w) ? kDenseSlab : tokens_of_slab(w), 0, 0, 0};
+    cut.step = blocks_of_task(w, cut.blocks, m, threads);
+    cut.across = ceil_div(cut.blocks, cut.step);
+    cut.tasks = cut.across * ceil_div(m, cut.slab);
+    return cut;
+}
+
+Part Cut::part(std::int64_t task) const {
+    const std::int64_t block = task % across * step, token = task / across * slab;
+    return {block, std::min(blocks, block + step), token, std::min(m, token + slab)};
+}
+
 std::vector<std::string> supported_isas() {
     std::vector<std::string> names;
     for (const Kernels* kernels : supported()) names.emplace_back(kernels->name);
@@ -118,37 +137,21 @@ Runtime::Runtime(int threads, const std::string& isa) : kernels_(chosen(isa)), p
 }
 
 void Runtime::quantize_tokens(const QuantizeJob& job, const Before& before) {
-    const std::int64_t k = job.acts.k, width = job.acts.width;
-    const std::int64_t tokens = std::max<std::int64_t>(kPanel, kSmallQuantize / k / kPanel * kPanel);
-    const bool plain = !before.norm && !before.gated;
-    if (!plain) {
-        for (Piece& rows : rows_) {
-            const std::size_t bytes = static_cast<std::size_t>(width * k) * sizeof(float);
-            if (rows.bytes < bytes) rows = arena_.take(bytes);
-        }
-    }
-    pool_.share(ceil_div(job.acts.m, tokens), [&](std::int64_t task, int thread) {
-        const std::int64_t first = task * tokens, last = std::min(job.acts.m, first + tokens);
-        if (plain) return kernels_->quantize(job, first, last);
-        float* rows = reinterpret_cast<float*>(rows_[static_cast<std::size_t>(thread)].get());
-        for (std::int64_t panel = first; panel < last; panel += width) {
-            const std::int64_t end = std::min(last, panel + width);
-            for (std::int64_t token = panel; token < end; ++token) {
-                prepare_row(before, job.x + token * job.stride, k, rows + (token - panel) * k);
-            }
-            kernels_->quantize({rows - panel * k, k, job.acts, job.zero}, panel, end);
-        }
-    });
+    const auto quantize = [&](const float* x, std::int64_t stride, std::int64_t first, std::int64_t last) {
+        kernels_->quantize({x, stride, job.acts, job.zero}, first, last);
+    };
+    each_panel(before, job.x, job.acts.m, job.acts.k, job.stride, job.acts.width, quantize);
 }
 
-void Runtime::prepare_row(const Before& before, const float* x, std::int64_t k, float* out) const {
-    if (before.gated) return kernels_->floats->gate(x, k, out);
-    kernels_->floats->normalise(x, before.norm, before.eps, k, out);
+float* Runtime::rows_of(int thread, std::size_t count) {
+    Piece& rows = rows_[static_cast<std::size_t>(thread)];
+    if (rows.bytes < count * sizeof(float)) rows = arena_.take(count * sizeof(float));
+    return reinterpret_cast<float*>(rows.get());
 }
 
 void Runtime::rms_norm(const float* x, std::int64_t m, std::int64_t n, std::int64_t stride, const float* weight, float eps,
                        float* y) {
-    const std::int64_t tokens = std::max<std::int64_t>(1, kSmallQuantize / n);
+    const std::int64_t tokens = std::max<std::int64_t>(1, kSmallNorm / n);
     pool_.share(ceil_div(m, tokens), [&](std::int64_t task, int) {
         for (std::int64_t t = task * tokens; t < std::min(m, (task + 1) * tokens); ++t) {
             kernels_->floats->normalise(x + t * stride, weight, eps, n, y + t * n);
@@ -165,6 +168,11 @@ void Runtime::quantize(const float* x, std::int64_t m, std::int64_t k, std::int6
     quantize_tokens({x, stride, {codes, scales, sums, m, k, group, 1}, -1}, {});
 }
 
+std::uint8_t* Runtime::room(std::size_t bytes) {
+    if (acts_.bytes < bytes) acts_ = arena_.take(bytes);
+    return acts_.get();
+}
+
 // Memory for the quantised activations, the last panel's missing tokens being zeros.
 Acts Runtime::room_for(const Weights& w, std::int64_t m) {
     const bool tiled = m >= kernels_->tiled_from && w.group % kTileColumns == 0;
@@ -174,8 +182,7 @@ Acts Runtime::room_for(const Weights& w, std::int64_t m) {
     const std::size_t codes = static_cast<std::size_t>(readable * w.k);
     const std::size_t floats = static_cast<std::size_t>(padded * groups) * sizeof(float);
     const std::size_t scales_at = (codes + 63) / 64 * 64, offsets_at = scales_at + (floats + 63) / 64 * 64;
-    if (acts_.bytes < offsets_at + floats) acts_ = arena_.take(offsets_at + floats);
-    std::uint8_t* data = acts_.get();
+    std::uint8_t* data = room(offsets_at + floats);
     Acts acts{reinterpret_cast<std::int8_t*>(data), reinterpret_cast<float*>(data + scales_at),
               reinterpret_cast<std::int32_t*>(data + offsets_at), m, w.k, w.group, width};
     if (padded > m && !tiled) {
@@ -192,16 +199,12 @@ void Runtime::linear(const LinearCall& call) {
     const std::int64_t m = call.m;
     if (m == 0) return;
     const std::lock_guard<std::mutex> turn(one_call_);
+    if (is_dense(w)) return dense_linear(*this, call);
     const Acts acts = room_for(w, m);
     quantize_tokens({call.x, call.x_stride, acts, meaning_of_zero(w)}, call.before);
     const LinearJob job{w, acts, call.bias, call.residual, call.residual_stride, call.y, call.y_stride};
-    const std::int64_t blocks = ceil_div(w.n, kRows), step = blocks_of_task(w, blocks, m, threads());
-    const std::int64_t slab = tokens_of_slab(w), across = ceil_div(blocks, step), slabs = ceil_div(m, slab);
-    pool_.share(across * slabs, [&](std::int64_t task, int thread) {
-        const std::int64_t block = task % across * step, token = task / across * slab;
-        const Part part{block, std::min(blocks, block + step), token, std::min(m, token + slab)};
-        kernels_->linear(job, part, scratch_[static_cast<std::size_t>(thread)].get());
-    });
+    const Cut cut = cut_up(w, m, threads());
+    pool_.share(cut.tasks, [&](std::int64_t task, int thread) { kernels_->linear(job, cut.part(task), scratch(thread)); });
 }
 
 }  // namespace nearfield

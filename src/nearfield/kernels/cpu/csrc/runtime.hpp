@@ -38,6 +38,14 @@ struct LinearCall {
     float* y;
     std::int64_t y_stride;
 };
+// How weights times m tokens become tasks: `step` blocks by `slab` tokens each, all blocks of a slab in turn.
+struct Cut {
+    std::int64_t blocks, m, slab, step, across, tasks;
+
+    Part part(std::int64_t task) const;
+};
+
+Cut cut_up(const Weights& weights, std::int64_t m, int threads);
 
 class Runtime {
 public:
@@ -50,6 +58,12 @@ public:
     Arena& arena() { return arena_; }
     const Kernels& kernels() const { return *kernels_; }
 
+    // kScratch bytes of a thread's own.
+    std::uint8_t* scratch(int thread) const { return scratch_[static_cast<std::size_t>(thread)].get(); }
+
+    // At least `bytes` for the activations of the call whose turn it is.
+    std::uint8_t* room(std::size_t bytes);
+
     // x [m, k] fp32 with `stride` floats between rows to plain codes [m, k], scales and sums [m, k / group].
     void quantize(const float* x, std::int64_t m, std::int64_t k, std::int64_t stride, std::int64_t group,
                   std::int8_t* codes, float* scales, std::int32_t* sums);
@@ -60,9 +74,15 @@ public:
     void rms_norm(const float* x, std::int64_t m, std::int64_t n, std::int64_t stride, const float* weight, float eps,
                   float* y);
 
+    // Calls take(x, stride, first, last) for all tokens of x [m, k], on all threads, with what comes before done to
+    // their rows. first and last are multiples of `panel`, or last is m.
+    template <class Take>
+    void each_panel(const Before& before, const float* x, std::int64_t m, std::int64_t k, std::int64_t stride,
+                    std::int64_t panel, const Take& take);
+
 private:
     Acts room_for(const Weights& weights, std::int64_t m);
-    void prepare_row(const Before& before, const float* x, std::int64_t k, float* out) const;
+    float* rows_of(int thread, std::size_t count);
     void quantize_tokens(const QuantizeJob& job, const Before& before);
 
     const Kernels* kernels_;
@@ -73,5 +93,29 @@ private:
     Piece acts_;
     std::vector<Piece> rows_;  // one piece a thread: rows between what comes before and their rounding
 };
+
+template <class Take>
+void Runtime::each_panel(const Before& before, const float* x, std::int64_t m, std::int64_t k, std::int64_t stride,
+                         std::int64_t panel, const Take& take) {
+    constexpr std::int64_t kSmall = 8192;  // floats that one thread takes in about a dispatch
+    const std::int64_t fit = kSmall / k / kPanel * kPanel, tokens = fit > kPanel ? fit : kPanel;
+    pool_.share((m + tokens - 1) / tokens, [&](std::int64_t task, int thread) {
+        const std::int64_t first = task * tokens, last = first + tokens < m ? first + tokens : m;
+        if (!before.norm && !before.gated) return take(x, stride, first, last);
+        float* rows = rows_of(thread, static_cast<std::size_t>(panel * k));
+        for (std::int64_t at = first; at < last; at += panel) {
+            const std::int64_t end = at + panel < last ? at + panel : last;
+            for (std::int64_t token = at; token < end; ++token) {
+                float* row = rows + (token - at) * k;
+                if (before.gated) {
+                    kernels_->floats->gate(x + token * stride, k, row);
+                } else {
+                    kernels_->floats->normalise(x + token * stride, before.norm, before.eps, k, row);
+                }
+            }
+            take(rows - at * k, k, at, end);
+        }
+    });
+}
 
 }  // namespace nearfield

@@ -1,5 +1,6 @@
 // The kernels in plain C++: what runs on any processor, and what the others must equal bit for bit.
 #include "blockwise_body.hpp"
+#include "dense.hpp"
 #include "kernels.hpp"
 #include "quantize_body.hpp"
 
@@ -58,8 +59,8 @@ double mac(std::int64_t rounds) {
 }  // namespace
 
 const Kernels& scalar_kernels() {
-    static const Kernels kernels = {"scalar", &scalar_floats,    quantize, linear_blockwise<ScalarOps>,
-                                    read,     mac<std::int32_t>, nullptr,  mac<float>, kNever};
+    static const Kernels kernels = {"scalar", &scalar_floats, quantize, linear_blockwise<ScalarOps>, read,
+                                    mac<std::int32_t>, nullptr, mac<float>, &scalar_fp32, &scalar_bf16, kNever};
     return kernels;
 }
 

@@ -34,6 +34,13 @@ inline Vec widen(__m256i halves) {
 inline Vec load(const std::uint16_t* p) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 inline Vec load(const std::uint16_t* p, std::int64_t n) { return widen(_mm256_maskz_loadu_epi16(first_lanes(n), p)); }
 
+// 16 words of two bf16: the upper ones, and the lower ones.
+inline void load_halves(const std::uint16_t* p, Vec& upper, Vec& lower) {
+    const __m512i words = _mm512_loadu_si512(p);
+    upper = {_mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(-65536)))};
+    lower = {_mm512_castsi512_ps(_mm512_slli_epi32(words, 16))};
+}
+
 // To bf16, half to even; a NaN stays one.
 inline __m256i narrow(Vec a) {
     const __m512i bits = _mm512_castps_si512(a.v);
@@ -51,6 +58,10 @@ inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+// sum = a * b + sum, rounded once. The compiler's intrinsic lets GCC 12 copy sums about once it has 24 of them.
+inline void accumulate(Vec& sum, Vec a, Vec b) {
+    __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum.v) : "v"(a.v), "v"(b.v));
+}
 inline Vec root(Vec a) { return {_mm512_sqrt_ps(a.v)}; }
 
 // a < b ? a : b, and a > b ? a : b: b where either is NaN.
@@ -60,6 +71,12 @@ inline Vec greatest(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 // where a < b: x, else y (y where either is NaN).
 inline Vec where_less(Vec a, Vec b, Vec x, Vec y) {
     return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
+}
+
+// a, with one and the same NaN wherever it has any.
+inline Vec one_nan(Vec a) {
+    const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+    return {_mm512_castsi512_ps(_mm512_mask_mov_epi32(_mm512_castps_si512(a.v), nan, _mm512_set1_epi32(0x7fc00000)))};
 }
 
 // Lanes [from, to) of a, `other` elsewhere.

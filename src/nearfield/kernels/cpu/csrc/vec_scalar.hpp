@@ -40,6 +40,11 @@ inline Vec load(const std::uint16_t* p, std::int64_t n) {
 }
 inline Vec load(const std::uint16_t* p) { return load(p, 16); }
 
+inline void load_halves(const std::uint16_t* p, Vec& upper, Vec& lower) {
+    upper = each([=](int i) { return float_of_bf16(p[2 * i + 1]); });
+    lower = each([=](int i) { return float_of_bf16(p[2 * i]); });
+}
+
 inline std::uint16_t narrow(float a) {
     std::uint32_t bits;
     std::memcpy(&bits, &a, sizeof bits);
@@ -66,6 +71,7 @@ inline Vec operator/(Vec a, Vec b) {
 inline Vec fma(Vec a, Vec b, Vec c) {
     return each([&](int i) { return fused_multiply_add(a.v[i], b.v[i], c.v[i]); });
 }
+inline void accumulate(Vec& sum, Vec a, Vec b) { sum = fma(a, b, sum); }
 inline Vec root(Vec a) {
     return each([&](int i) { return std::sqrt(a.v[i]); });
 }
@@ -77,6 +83,9 @@ inline Vec greatest(Vec a, Vec b) {
 }
 inline Vec where_less(Vec a, Vec b, Vec x, Vec y) {
     return each([&](int i) { return a.v[i] < b.v[i] ? x.v[i] : y.v[i]; });
+}
+inline Vec one_nan(Vec a) {
+    return each([&](int i) { return a.v[i] == a.v[i] ? a.v[i] : __builtin_nanf(""); });
 }
 inline Vec lanes(Vec a, std::int64_t from, std::int64_t to, Vec other) {
     return each([&](int i) { return i >= from && i < to ? a.v[i] : other.v[i]; });

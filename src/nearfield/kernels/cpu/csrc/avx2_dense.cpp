@@ -1,0 +1,19 @@
+// Dense weights in AVX2.
+#include "vec_avx2.hpp"
+
+#include "dense_body.hpp"
+
+namespace nearfield {
+namespace {
+
+// Sums take two registers each, of 16.
+struct Sizes {
+    static constexpr int kStreams = 2, kFew = 0, kBlocks = 1, kPanels = 1;
+};
+
+}  // namespace
+
+const DenseKernels avx2_fp32 = {"cpu-fp32-v1", Single::kWords, pack<Single>, multiply<Single, Sizes>};
+const DenseKernels avx2_bf16 = {"cpu-bf16-fma-v1", Widened::kWords, pack<Widened>, multiply<Widened, Sizes>};
+
+}  // namespace nearfield

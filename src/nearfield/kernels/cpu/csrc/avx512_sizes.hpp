@@ -1,0 +1,12 @@
+// How dense tiles use 32 registers of 16 sums.
+#pragma once
+
+namespace nearfield {
+namespace {
+
+struct Sizes {
+    static constexpr int kStreams = 2, kFew = 4, kBlocks = 3, kPanels = 2;
+};
+
+}  // namespace
+}  // namespace nearfield
