@@ -1,20 +1,20 @@
-"""The C++ kernels behind the OpTable's signatures: linear on int8 and int4 weights, the rest by `reference`."""
+"""The C++ kernels behind the OpTable's signatures. Hidden states are float32; nothing on the way is torch's."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
-from nearfield.kernels.cpu import FORMATS
 from nearfield.kernels.cpu.kernels import CpuKernels
-from nearfield.kernels.ops import Norm, PackedWeight
+from nearfield.kernels.ops import AttnPlan, Heads, KVLayer, KVShape, Norm, PackedWeight, SampleRow
 
 if TYPE_CHECKING:
     from nearfield.kernels.cpu import _native
 
 
 class CpuBackend:
-    """Binds one set of kernels; torch then computes on one thread. Weights keep their codes until prepared."""
+    """Binds one set of kernels; torch then computes on one thread."""
 
     def __init__(self, kernels: CpuKernels) -> None:
         self._kernels = kernels
@@ -23,18 +23,49 @@ class CpuBackend:
         torch.set_num_threads(1)
 
     def prepare(self, weight: PackedWeight) -> PackedWeight:
-        """Lay codes and scales out in blocks of rows, in memory advised for huge pages; see csrc/pack.hpp."""
-        if weight.format not in FORMATS:
-            return weight
-        codes, scales = weight.tensors["codes"], weight.tensors["scales"]
-        if weight.format == "int8":
-            packed = self._kernels.pack_int8(codes, scales)
+        """Lay a weight out in blocks of rows, in memory advised for huge pages; see csrc/pack.hpp."""
+        tensors = weight.tensors
+        if weight.format == "dense":
+            packed = self._kernels.pack_dense(tensors["weight"])
+        elif weight.format == "int4":
+            scales = tensors["scales"]
+            packed = self._kernels.pack_int4(tensors["codes"], scales, weight.shape[1] // scales.shape[1],
+                                             tensors.get("zeros"))
+        elif tensors["scales"].dim() == 2:
+            scales = tensors["scales"]
+            packed = self._kernels.pack_int8_groups(tensors["codes"], scales, weight.shape[1] // scales.shape[1])
         else:
-            packed = self._kernels.pack_int4(codes, scales, weight.shape[1] // scales.shape[1])
+            packed = self._kernels.pack_int8(tensors["codes"], tensors["scales"])
         return PackedWeight(weight.format, weight.shape, {}, packed)
+
+    def new_kv(self, shape: KVShape, pages: int, dtype: torch.dtype) -> tuple[KVLayer, ...]:
+        """As `reference.new_kv`, with K transposed inside a page, in memory advised for huge pages."""
+        return self._kernels.new_kv(shape, pages, dtype)
+
+    def embed(self, tokens: Tensor, weight: PackedWeight, dtype: torch.dtype) -> Tensor:
+        """As `reference.embed`, in float32."""
+        return self._kernels.embed(tokens, _packed(weight))
 
     def linear(self, x: Tensor, weight: PackedWeight, bias: Tensor | None = None, *, norm: Norm | None = None,
                gated: bool = False, residual: Tensor | None = None) -> Tensor:
-        """As `reference.linear`, with activations rounded to int8 (the numeric profile in __init__)."""
-        return self._kernels.linear(x, cast("_native.PackedWeights", weight.prepared), bias, norm=norm, gated=gated,
-                                    residual=residual)
+        """As `reference.linear`, with activations rounded as the numeric profile says (see __init__)."""
+        return self._kernels.linear(x, _packed(weight), bias, norm=norm, gated=gated, residual=residual)
+
+    def rms_norm(self, x: Tensor, norm: Norm) -> Tensor:
+        """As `reference.rms_norm`."""
+        return self._kernels.rms_norm(x, norm)
+
+    def attention(self, qkv: Tensor, heads: Heads, rotation: tuple[Tensor, Tensor], cache: KVLayer | None,
+                  plan: AttnPlan) -> Tensor:
+        """As `reference.attention`, over a cache."""
+        if cache is None:
+            raise ValueError("the C++ kernels attend to a cache; train with kernels.select.plain")
+        return self._kernels.attention(qkv, heads, rotation, cache, plan)
+
+    def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[int]:
+        """As `reference.sample`."""
+        return self._kernels.sample(logits, rows)
+
+
+def _packed(weight: PackedWeight) -> "_native.PackedWeights":
+    return cast("_native.PackedWeights", weight.prepared)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from nearfield.kernels.cpu import _native
 
 DENSE_DTYPES = (torch.float32, torch.bfloat16)
+PROFILES = {"int8": "w8a8", "int4": "w4a8"}
 SCALE_DTYPES = (torch.float16, torch.bfloat16)
 
 
@@ -82,9 +83,15 @@ class CpuKernels:
         n, k = weight.shape
         return self._runtime.pack_dense(weight.data_ptr(), weight.dtype == torch.bfloat16, n, k)
 
-    def dense_profile(self, dtype: torch.dtype) -> str:
-        """The id of the arithmetic of dense weights of float32 or bfloat16: equal ids give equal bits."""
-        return self._runtime.dense_profile(dtype == torch.bfloat16)
+    def profile(self, format: str, kv: torch.dtype) -> str:
+        """The id of the arithmetic with weights of `format` and K/V of dtype `kv`: equal ids give equal bits.
+
+        Dense weights are of `kv`'s dtype. Quantised ones go with bf16 K/V; the id says so if they do not.
+        """
+        if format == "dense":
+            return self._runtime.dense_profile(kv == torch.bfloat16)
+        suffix = "" if kv == torch.bfloat16 else "-kvfp32"
+        return f"cpu-{PROFILES[format]}{suffix}-v1"
 
     def embed(self, tokens: Tensor, table: "_native.PackedWeights") -> Tensor:
         """Rows `tokens` [T] int64 of a packed table [N, K], dense or int8 with one scale a row: [T, K] float32.
