@@ -28,7 +28,8 @@ def build(dtype: DType, formats: tuple[str, ...] = ("dense",), *, isa: str | Non
     from nearfield.kernels.cpu.backend import CpuBackend
 
     backend = CpuBackend(kernels)
-    functions = _reference() | {"prepare": backend.prepare, "linear": backend.linear}
+    functions = _reference() | {"prepare": backend.prepare, "linear": backend.linear, "sample": kernels.sample,
+                                "round_to_nearest": kernels.round_to_nearest}
     return OpTable(backend=f"cpu ({kernels.isa}, {kernels.threads} threads)", threads=kernels.threads, profile=None,
                    activations=TORCH_DTYPES[dtype], **functions)
 
@@ -40,5 +41,5 @@ def plain(dtype: DType) -> OpTable:
 
 
 def _reference() -> dict[str, Any]:
-    names = ("prepare", "new_kv", "embed", "linear", "rms_norm", "attention", "sample")
+    names = ("round_to_nearest", "prepare", "new_kv", "embed", "linear", "rms_norm", "attention", "sample")
     return {name: getattr(reference, name) for name in names}
