@@ -28,9 +28,11 @@ class CpuBackend:
             return weight
         codes, scales = weight.tensors["codes"], weight.tensors["scales"]
         if weight.format == "int8":
-            packed = self._kernels.pack_int8(codes, scales)
+            packed = (self._kernels.pack_int8(codes, scales) if scales.dim() == 1
+                      else self._kernels.pack_int8_groups(codes, scales, weight.shape[1] // scales.shape[1]))
         else:
-            packed = self._kernels.pack_int4(codes, scales, weight.shape[1] // scales.shape[1])
+            packed = self._kernels.pack_int4(codes, scales, weight.shape[1] // scales.shape[1],
+                                             weight.tensors.get("zeros"))
         return PackedWeight(weight.format, weight.shape, {}, packed)
 
     def linear(self, x: Tensor, weight: PackedWeight, bias: Tensor | None = None, *, norm: Norm | None = None,
