@@ -15,8 +15,8 @@ add_library(nearfield_kernels STATIC)
 target_sources(nearfield_kernels PRIVATE
   "${NEARFIELD_CSRC}/dense.cpp" "${NEARFIELD_CSRC}/embed.cpp" "${NEARFIELD_CSRC}/limits.cpp"
   "${NEARFIELD_CSRC}/memory.cpp" "${NEARFIELD_CSRC}/pack.cpp" "${NEARFIELD_CSRC}/pool.cpp"
-  "${NEARFIELD_CSRC}/runtime.cpp" "${NEARFIELD_CSRC}/scalar.cpp" "${NEARFIELD_CSRC}/scalar_dense.cpp"
-  "${NEARFIELD_CSRC}/scalar_floats.cpp")
+  "${NEARFIELD_CSRC}/round.cpp" "${NEARFIELD_CSRC}/runtime.cpp" "${NEARFIELD_CSRC}/sample.cpp"
+  "${NEARFIELD_CSRC}/scalar.cpp" "${NEARFIELD_CSRC}/scalar_dense.cpp" "${NEARFIELD_CSRC}/scalar_floats.cpp")
 target_include_directories(nearfield_kernels PUBLIC "${NEARFIELD_CSRC}")
 target_compile_features(nearfield_kernels PUBLIC cxx_std_17)
 target_compile_options(nearfield_kernels PRIVATE -O3 -ffp-contract=off -Wall -Wextra)

@@ -8,17 +8,24 @@ import pytest
 import torch
 
 from nearfield import LLM, SamplingParams
+from nearfield.core.config import Weights
 from nearfield.core.errors import ConfigError
 from nearfield.formats.base import WeightFormat
 from nearfield.formats.int4 import Int4
 from nearfield.formats.int8 import Int8
-from nearfield.formats.rounding import SHRINK, round_to_nearest
 from nearfield.kernels import cpu, reference, select
-from nearfield.kernels.reference.quantized import dequantize_rows, pack_int4, unpack_int4
+from nearfield.kernels.ops import PackedWeight
+from nearfield.kernels.reference import round_to_nearest
+from nearfield.kernels.reference.quantized import dequantize, dequantize_rows, pack_int4, unpack_int4
+from nearfield.kernels.reference.rounding import SHRINK
+from nearfield.models.loader import weight_formats
 
-FORMATS: dict[str, WeightFormat] = {"int8": Int8(), "int4-32": Int4(32), "int4-64": Int4(64), "int4-128": Int4(128)}
+FORMATS: dict[str, WeightFormat] = {
+    "int8": Int8(), "int8-32": Int8(32), "int8-64": Int8(64), "int8-128": Int8(128),
+    "int4-32": Int4(32), "int4-64": Int4(64), "int4-128": Int4(128)}
 
-BITS = {"int8": 8 + 32 / 256, "int4-32": 4.5, "int4-64": 4.25, "int4-128": 4.125}
+BITS = {"int8": 8 + 32 / 256, "int8-32": 8.5, "int8-64": 8.25, "int8-128": 8.125,
+        "int4-32": 4.5, "int4-64": 4.25, "int4-128": 4.125}
 
 
 def needs_kernels() -> None:
@@ -34,7 +41,7 @@ def test_the_error_is_within_half_a_step_or_clipped(name: str) -> None:
     error = (fmt.unpack(weight) - dense).abs()
     scales = weight.tensors["scales"].float().view(24, -1)
     step = scales.repeat_interleave(256 // scales.shape[1], dim=1)
-    high = 127 if name == "int8" else 7
+    high = 127 if fmt.name == "int8" else 7
     clipped = dense.abs() > step * (high + 0.5) * 0.999
     assert bool(((error <= step / 2 * 1.0001) | clipped).all())
     assert clipped.float().mean() < 0.05
@@ -71,13 +78,16 @@ def test_int4_codes_pack_low_half_first() -> None:
 
 @pytest.mark.parametrize("group", [0, 16, 65, 256])
 def test_a_group_that_no_kernel_knows_is_refused(group: int) -> None:
-    with pytest.raises(ConfigError, match="one of 32, 64, 128"):
-        Int4(group)
+    for make in (Int4, Int8):
+        with pytest.raises(ConfigError, match="one of 32, 64, 128"):
+            make(group)
 
 
 def test_a_matrix_that_cannot_be_cut_names_the_remedy() -> None:
     with pytest.raises(ConfigError, match=r"10 x 96 cannot be cut into groups of 64 .* --weights w8"):
         Int4(64).pack(torch.randn(10, 96))
+    with pytest.raises(ConfigError, match=r"10 x 96 cannot be cut into groups of 64 .* leave --group out"):
+        Int8(64).pack(torch.randn(10, 96))
 
 
 def test_reference_linear_and_embed_read_the_codes() -> None:
@@ -87,10 +97,51 @@ def test_reference_linear_and_embed_read_the_codes() -> None:
         weight = fmt.pack(torch.randn(20, 128))
         want = x.double() @ fmt.unpack(weight).double().T + bias.double()
         assert (reference.linear(x, weight, bias) - want).abs().max() < 1e-4
-    table = Int8().pack(torch.randn(20, 128))
     rows = torch.tensor([3, 19, 3])
-    assert torch.equal(dequantize_rows(table, rows), Int8().unpack(table)[rows])
+    for fmt in FORMATS.values():
+        table = fmt.pack(torch.randn(20, 128))
+        assert torch.equal(dequantize_rows(table, rows), fmt.unpack(table)[rows])
     assert reference.embed(rows, table, torch.bfloat16).dtype == torch.bfloat16
+
+
+def with_zeros(rows: int, columns: int, group: int) -> PackedWeight:
+    """An int4 weight with zero points, as a folder made by others brings it."""
+    shape = (rows, columns // group)
+    return PackedWeight("int4", (rows, columns), {
+        "codes": torch.randint(0, 256, (rows, columns // 2), dtype=torch.uint8),
+        "scales": torch.rand(shape).to(torch.bfloat16), "zeros": torch.randint(0, 16, shape, dtype=torch.uint8)})
+
+
+def test_a_zero_point_is_what_its_code_stands_for() -> None:
+    torch.manual_seed(4)
+    weight = with_zeros(6, 64, 32)
+    dense = dequantize(weight)
+    codes, scales, zeros = (weight.tensors[name] for name in ("codes", "scales", "zeros"))
+    for row in range(6):
+        for column in range(64):
+            code = int(codes[row, column // 2]) >> 4 * (column % 2) & 15
+            group = column // 32
+            assert dense[row, column] == (code - int(zeros[row, group])) * float(scales[row, group])
+
+
+def test_the_kernels_honour_zero_points() -> None:
+    needs_kernels()
+    torch.manual_seed(5)
+    ops = select.build("fp32", ("int4",))
+    x, weight = torch.randn(5, 128), with_zeros(40, 128, 32)
+    want = reference.linear(x, weight)
+    got = ops.linear(x, ops.prepare(weight))
+    assert (got - want).norm() / want.norm() < 0.015
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_kernels_make_the_same_codes(name: str) -> None:
+    needs_kernels()
+    dense = torch.randn(40, 256, generator=torch.Generator().manual_seed(6), dtype=torch.float32).bfloat16()
+    ops = select.build("bf16", (FORMATS[name].name,))
+    ours, theirs = FORMATS[name].pack(dense, ops.round_to_nearest), FORMATS[name].pack(dense)
+    assert ops.round_to_nearest is not round_to_nearest
+    assert all(torch.equal(ours.tensors[part], theirs.tensors[part]) for part in ("codes", "scales"))
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -111,10 +162,10 @@ def test_the_kernels_agree_with_the_reference(name: str) -> None:
     assert torch.equal(ops.linear(x[2:3], prepared, bias), got[2:3])
 
 
-QUANTIZED: list[dict[str, Any]] = [{"weights": "w8"}, {"weights": "w4", "group": 32}]
+QUANTIZED: list[dict[str, Any]] = [{"weights": "w8"}, {"weights": "w8", "group": 32}, {"weights": "w4", "group": 32}]
 
 
-@pytest.mark.parametrize("options", QUANTIZED, ids=["w8", "w4"])
+@pytest.mark.parametrize("options", QUANTIZED, ids=["w8", "w8-32", "w4"])
 def test_a_quantised_model_is_still_itself(options: dict[str, Any], pocket: Path) -> None:
     """Close to the dense model on its own greedy text, the same on every instruction set."""
     needs_kernels()
@@ -131,6 +182,14 @@ def test_a_quantised_model_is_still_itself(options: dict[str, Any], pocket: Path
     assert (scores[0].mean() - want.mean()).abs() < {"w8": 0.02, "w4": 0.25}[options["weights"]]
     for other in scores[1:]:
         assert (other - scores[0]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("weights", "group", "scales"), [
+    ("w8", None, (4,)), ("w8", 32, (4, 4)), ("w4", None, (4, 2)), ("w4", 128, (4, 1))])
+def test_what_a_group_means(weights: Weights, group: int | None, scales: tuple[int, ...]) -> None:
+    formats = weight_formats(weights, group)
+    assert formats.inner.pack(torch.randn(4, 128)).tensors["scales"].shape == scales
+    assert formats.table.pack(torch.randn(4, 128)).tensors["scales"].shape == (4,)
 
 
 def test_options_are_checked(pocket: Path) -> None:

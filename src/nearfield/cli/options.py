@@ -59,8 +59,8 @@ def add_kernels(parser: argparse.ArgumentParser) -> None:
     """How weights are stored and what multiplies by them."""
     parser.add_argument("--weights", choices=WEIGHTS, default=EngineConfig.weights,
                         help="quantise at load to int8 (w8) or int4 (w4) (default: %(default)s)")
-    parser.add_argument("--group", type=int, choices=(32, 64, 128), default=EngineConfig.group,
-                        help="columns of an int4 matrix that share a scale (default: %(default)s)")
+    parser.add_argument("--group", type=int, choices=(32, 64, 128),
+                        help="columns that share a scale (default: a whole row in w8, 64 in w4)")
     parser.add_argument("--isa", help="C++ kernels of this instruction set: avx512, avx2, scalar (default: the best)")
     parser.add_argument("--threads", metavar="N", type=count,
                         help="threads of the C++ kernels (default: the CPUs this process may use)")

@@ -16,8 +16,8 @@ class EngineConfig:
     """How an engine uses the machine.
 
     dtype: of activations, K/V and dense weights. weights: dense, or int8 (w8) or int4 (w4) codes, made at
-    load; `group` columns of an int4 matrix share a scale. isa, threads: which C++ kernels, and on how many
-    threads (None: the best here, and as many as this process may use).
+    load; `group` columns share a scale (None: a row in w8, 64 columns in w4). isa, threads: which C++ kernels,
+    and on how many threads (None: the best here, and as many as this process may use).
     kv_memory: bytes of the KV cache, allocated once.
     max_seqs: rows in a step at most. max_context: tokens of one request at most, prompt and answer
     (None: what the model and the cache hold). max_step_tokens: tokens computed in one step at most,
@@ -33,7 +33,7 @@ class EngineConfig:
     max_waiting: int = 1024
     prefix_cache: bool = True
     weights: Weights = "dense"
-    group: int = 64
+    group: int | None = None
     isa: str | None = None
     threads: int | None = None
 

@@ -4,7 +4,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from nearfield.kernels.ops import PackedWeight
+from nearfield.kernels.ops import PackedWeight, Rounding
+from nearfield.kernels.reference import round_to_nearest
 
 
 class WeightFormat(Protocol):
@@ -12,8 +13,8 @@ class WeightFormat(Protocol):
 
     name: str
 
-    def pack(self, dense: Tensor) -> PackedWeight:
-        """Store a dense [out, in] matrix."""
+    def pack(self, dense: Tensor, round: Rounding = round_to_nearest) -> PackedWeight:
+        """Store a dense [out, in] matrix. `round` makes codes, where the format has codes."""
         ...
 
     def unpack(self, weight: PackedWeight) -> Tensor:

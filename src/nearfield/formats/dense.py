@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from nearfield.kernels.ops import PackedWeight
+from nearfield.kernels.ops import PackedWeight, Rounding
+from nearfield.kernels.reference import round_to_nearest
 
 
 class Dense:
@@ -10,8 +11,8 @@ class Dense:
 
     name = "dense"
 
-    def pack(self, dense: Tensor) -> PackedWeight:
-        """Hold `dense` [out, in] as it is."""
+    def pack(self, dense: Tensor, round: Rounding = round_to_nearest) -> PackedWeight:
+        """Hold `dense` [out, in] as it is; nothing is rounded."""
         rows, columns = dense.shape
         return PackedWeight(self.name, (rows, columns), {"weight": dense})
 

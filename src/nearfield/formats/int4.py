@@ -1,14 +1,15 @@
-"""int4 weights, one scale for each group of columns: codes [N, K / 2] uint8 and scales [N, K / group] fp16."""
+"""int4 weights, one scale for each group of columns: codes [N, K / 2] uint8 and scales [N, K / group] fp16.
+
+Weights that others made may have zero points too (reference/quantized.py); rounding here makes none.
+"""
 
 import torch
 from torch import Tensor
 
-from nearfield.core.errors import ConfigError
-from nearfield.formats.rounding import round_to_nearest
-from nearfield.kernels.ops import PackedWeight
+from nearfield.formats.groups import check_columns, check_group
+from nearfield.kernels.ops import PackedWeight, Rounding
+from nearfield.kernels.reference import round_to_nearest
 from nearfield.kernels.reference.quantized import dequantize, pack_int4
-
-GROUPS = (32, 64, 128)
 
 
 class Int4:
@@ -19,18 +20,14 @@ class Int4:
 
     name = "int4"
 
-    def __init__(self, group: int) -> None:
-        if group not in GROUPS:
-            raise ConfigError(f"group must be one of {', '.join(map(str, GROUPS))}, got {group}")
-        self._group = group
+    def __init__(self, group: int = 64) -> None:
+        self._group = check_group(group)
 
-    def pack(self, dense: Tensor) -> PackedWeight:
+    def pack(self, dense: Tensor, round: Rounding = round_to_nearest) -> PackedWeight:
         """Quantise a matrix [N, K]."""
         rows, columns = dense.shape
-        if columns % self._group:
-            raise ConfigError(f"a matrix of {rows} x {columns} cannot be cut into groups of {self._group} columns; "
-                              f"choose another --group ({', '.join(map(str, GROUPS))}) or --weights w8")
-        codes, scales = round_to_nearest(dense, self._group, -8, 7, torch.float16)
+        check_columns(dense, self._group, "--weights w8")
+        codes, scales = round(dense, self._group, -8, 7, torch.float16)
         return PackedWeight(self.name, (rows, columns), {"codes": pack_int4(codes), "scales": scales})
 
     def unpack(self, weight: PackedWeight) -> Tensor:

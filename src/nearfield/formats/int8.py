@@ -1,23 +1,35 @@
-"""int8 weights, one scale a row (output channel): codes [N, K] int8 and scales [N] fp32."""
+"""int8 weights: codes [N, K] int8, and scales [N] fp32 (a row, an output channel, each) or [N, K / group] fp16."""
 
 import torch
 from torch import Tensor
 
-from nearfield.formats.rounding import round_to_nearest
-from nearfield.kernels.ops import PackedWeight
+from nearfield.formats.groups import check_columns, check_group
+from nearfield.kernels.ops import PackedWeight, Rounding
+from nearfield.kernels.reference import round_to_nearest
 from nearfield.kernels.reference.quantized import dequantize
 
 
 class Int8:
-    """Symmetric, -127 .. 127, rounded to nearest."""
+    """Symmetric, -127 .. 127, rounded to nearest; a scale for each row (None), or for each group of columns.
+
+    Raises ConfigError for a group that is not 32, 64 or 128, or of which a matrix is not a multiple.
+    """
 
     name = "int8"
 
-    def pack(self, dense: Tensor) -> PackedWeight:
+    def __init__(self, group: int | None = None) -> None:
+        self._group = group if group is None else check_group(group)
+
+    def pack(self, dense: Tensor, round: Rounding = round_to_nearest) -> PackedWeight:
         """Quantise a matrix [N, K]."""
         rows, columns = dense.shape
-        codes, scales = round_to_nearest(dense, columns, -127, 127, torch.float32)
-        return PackedWeight(self.name, (rows, columns), {"codes": codes, "scales": scales.flatten()})
+        if self._group is None:
+            codes, scales = round(dense, columns, -127, 127, torch.float32)
+            scales = scales.flatten()
+        else:
+            check_columns(dense, self._group, "leave --group out")
+            codes, scales = round(dense, self._group, -127, 127, torch.float16)
+        return PackedWeight(self.name, (rows, columns), {"codes": codes, "scales": scales})
 
     def unpack(self, weight: PackedWeight) -> Tensor:
         """The matrix that the codes stand for, fp32."""

@@ -147,6 +147,13 @@ class LinearOp(Protocol):
                  gated: bool = False, residual: Tensor | None = None) -> Tensor: ...
 
 
+class Rounding(Protocol):
+    """See `reference.round_to_nearest`."""
+
+    def __call__(self, dense: Tensor, group: int, low: int, high: int,
+                 scale_dtype: torch.dtype) -> tuple[Tensor, Tensor]: ...
+
+
 @dataclass(frozen=True)
 class OpTable:
     """The chosen function for each operation, bound once at start. Each is documented in `reference`.
@@ -159,6 +166,7 @@ class OpTable:
     threads: int
     profile: str | None
     activations: torch.dtype
+    round_to_nearest: Rounding
     prepare: Callable[[PackedWeight], PackedWeight]
     new_kv: Callable[[KVShape, int, torch.dtype], tuple[KVLayer, ...]]
     embed: Callable[[Tensor, PackedWeight, torch.dtype], Tensor]

@@ -8,7 +8,7 @@ from nearfield.core.errors import ConfigError
 from nearfield.kernels import cpu, reference
 from nearfield.kernels.ops import OpTable
 
-_OPERATIONS = ("prepare", "new_kv", "embed", "linear", "rms_norm", "attention", "sample")
+_OPERATIONS = ("round_to_nearest", "prepare", "new_kv", "embed", "linear", "rms_norm", "attention", "sample")
 
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 

@@ -100,11 +100,14 @@ class RandomSource:
         return torch.empty(shape, dtype=self._dtype).normal_(0, 0.02, generator=self._generator)
 
 
-def weight_formats(weights: Weights, group: int) -> Formats:
-    """The formats of --weights: with w8 and w4 the table and the head are int8. Raises ConfigError."""
+def weight_formats(weights: Weights, group: int | None = None) -> Formats:
+    """The formats of --weights, with scales for `group` columns (None: a row in w8, 64 columns in w4). With
+    both the table and the head are int8, a scale a row. Raises ConfigError."""
     if weights == "dense":
         return DENSE
-    return Formats(Int8() if weights == "w8" else Int4(group), Int8())
+    if weights == "w8":
+        return Formats(Int8(group), Int8())
+    return Formats(Int4() if group is None else Int4(group), Int8())
 
 
 def load_decoder(folder: Path, spec: ModelSpec, ops: OpTable, dtype: DType, positions: int, *,

@@ -47,6 +47,6 @@ class DenseWeights:
         """The parts one below the other, packed and prepared."""
         dense = [self.source.get(name, (rows, columns)) for name, rows in parts.items()]
         fmt = self.formats.table if table else self.formats.inner
-        packed = fmt.pack(dense[0] if len(dense) == 1 else torch.cat(dense))
+        packed = fmt.pack(dense[0] if len(dense) == 1 else torch.cat(dense), self.ops.round_to_nearest)
         prepared = self.ops.prepare(packed)
         return replace(prepared, tensors=packed.tensors) if table else prepared   # rows are looked up in the table

@@ -22,6 +22,11 @@ class CpuBackend:
         # both, decoding on 2 processors took half as long again (decision 005).
         torch.set_num_threads(1)
 
+    def round_to_nearest(self, dense: Tensor, group: int, low: int, high: int,
+                         scale_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """As `reference.round_to_nearest`, bit for bit."""
+        return self._kernels.round_to_nearest(dense, group, low, high, scale_dtype)
+
     def prepare(self, weight: PackedWeight) -> PackedWeight:
         """Lay a weight out in blocks of rows, in memory advised for huge pages; see csrc/pack.hpp."""
         tensors = weight.tensors

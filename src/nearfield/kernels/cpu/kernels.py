@@ -1,11 +1,14 @@
 """What Python calls of the C++ kernels: tensors checked once, then handed over as plain addresses."""
 
+import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from nearfield.kernels.ops import Norm
+from nearfield.kernels.ops import Norm, SampleRow
+from nearfield.kernels.reference.rounding import not_finite
 
 if TYPE_CHECKING:
     from nearfield.kernels.cpu import _native
@@ -13,6 +16,9 @@ if TYPE_CHECKING:
 DENSE_DTYPES = (torch.float32, torch.bfloat16)
 PROFILES = {"int8": "w8a8", "int4": "w4a8"}
 SCALE_DTYPES = (torch.float16, torch.bfloat16)
+
+_SAMPLE_ROW = struct.Struct("=3dq3Q")
+"""csrc/sample.hpp's SampleRow."""
 
 
 class CpuKernels:
@@ -162,6 +168,47 @@ class CpuKernels:
         self._runtime.quantize(x.data_ptr(), m, k, x.stride(0), group, codes.data_ptr(), scales.data_ptr(),
                                sums.data_ptr())
         return codes, scales, sums
+
+    def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[int]:
+        """As `reference.sample`: one token id for each row of logits [B, V] float32, whose columns lie side by
+        side. A row's token depends on nothing but the row.
+
+        A row without a finite logit gets 0; NaN and infinity give some token. Raises ValueError for other shapes.
+        """
+        size = logits.shape[-1]
+        if _rows("logits", logits, size) != len(rows) or size == 0:
+            raise ValueError(f"logits must be [{len(rows)}, V], not {list(logits.shape)}")
+        how = b"".join(_SAMPLE_ROW.pack(row.temperature, row.top_p, row.min_p, row.top_k, row.seed & (2**64 - 1),
+                                        row.position, row.sample_index) for row in rows)
+        return self._runtime.sample(logits.data_ptr(), size, logits.stride(0), how)
+
+    def round_to_nearest(self, dense: Tensor, group: int, low: int, high: int,
+                         scale_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """As `reference.round_to_nearest`, with the same bits: dense [N, K] bfloat16, float16 or float32 to codes
+        [N, K] int8 and scales [N, K / group] float16 or float32.
+
+        Raises ModelError for a weight that is not finite, ValueError for other shapes and dtypes.
+        """
+        if dense.dtype == torch.float16:
+            dense = dense.float()
+        if dense.dim() != 2 or dense.dtype not in (torch.bfloat16, torch.float32):
+            raise ValueError("dense must be a matrix of bfloat16, float16 or float32, "
+                             f"not {list(dense.shape)} {dense.dtype}")
+        n, k = dense.shape
+        if group < 1 or k % group:
+            raise ValueError(f"a matrix [{n}, {k}] cannot be cut into groups of {group} columns")
+        if scale_dtype not in (torch.float16, torch.float32):
+            raise ValueError(f"scales must be float16 or float32, not {scale_dtype}")
+        if not -128 <= low < 0 < high <= 127:
+            raise ValueError(f"codes of {low} .. {high} are not int8 around zero")
+        dense = dense if dense.stride(1) == 1 else dense.contiguous()
+        codes, scales = torch.empty((n, k), dtype=torch.int8), torch.empty((n, k // group))
+        finite = self._runtime.round_to_nearest(
+            dense.data_ptr(), dense.dtype == torch.bfloat16, n, k, dense.stride(0), group, low, high,
+            scale_dtype == torch.float16, codes.data_ptr(), scales.data_ptr())
+        if not finite:
+            raise not_finite()
+        return codes, scales.to(scale_dtype)
 
     def memory(self, nbytes: int) -> "_native.Memory":
         """Memory advised for huge pages, zeroed; freed with the object."""

@@ -8,6 +8,7 @@
 #include <memory>
 #include <random>
 
+#include "choosing.hpp"
 #include "pack.hpp"
 
 using namespace nearfield;
@@ -98,6 +99,7 @@ int main(int argc, char** argv) {
                 return 1;
             }
         }
+        if (!choosing::tokens_agree(random, runtimes) || !choosing::codes_agree(random, runtimes)) return 1;
         ++cases;
     }
     std::printf("%d cases, the same bits on %d runtimes\n", cases, int(runtimes.size()));

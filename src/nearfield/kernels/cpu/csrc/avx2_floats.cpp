@@ -4,10 +4,12 @@
 #include "vec_avx2.hpp"
 
 #include "math_body.hpp"
+#include "round_body.hpp"
 #include "rows_body.hpp"
+#include "sample_body.hpp"
 
 namespace nearfield {
 
-const Floats avx2_floats = {normalise, gate};
+const Floats avx2_floats = {normalise, gate, maxima, masses, weigh, round_row};
 
 }  // namespace nearfield

@@ -4,10 +4,12 @@
 #include "vec_avx512.hpp"
 
 #include "math_body.hpp"
+#include "round_body.hpp"
 #include "rows_body.hpp"
+#include "sample_body.hpp"
 
 namespace nearfield {
 
-const Floats avx512_floats = {normalise, gate};
+const Floats avx512_floats = {normalise, gate, maxima, masses, weigh, round_row};
 
 }  // namespace nearfield

@@ -1,6 +1,7 @@
 // The module _native: plain integers for pointers, since an array argument costs 2 us. Python's side
 // (nearfield/kernels/cpu) checks shapes and types; here only what could not be checked there.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -8,7 +9,10 @@
 #include "embed.hpp"
 #include "limits.hpp"
 #include "pack.hpp"
+#include "philox.hpp"
+#include "round.hpp"
 #include "runtime.hpp"
+#include "sample.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -71,6 +75,22 @@ void quantize_at(Runtime& runtime, Address x, std::int64_t m, std::int64_t k, st
                      at<std::int32_t>(sums));
 }
 
+std::vector<std::int64_t> sample_at(Runtime& runtime, Address logits, std::int64_t v, std::int64_t stride,
+                                    const nb::bytes& rows) {
+    std::vector<SampleRow> how(rows.size() / sizeof(SampleRow));
+    std::memcpy(how.data(), rows.c_str(), how.size() * sizeof(SampleRow));
+    const nb::gil_scoped_release released;
+    return sample(runtime, at<const float>(logits), v, stride, how);
+}
+
+bool round_at(Runtime& runtime, Address weights, bool bf16, std::int64_t n, std::int64_t k, std::int64_t stride,
+              std::int64_t group, int low, int high, bool half, Address codes, Address scales) {
+    const nb::gil_scoped_release released;
+    const RoundJob job{at<const void>(weights), bf16, k, stride, group, static_cast<float>(low),
+                       static_cast<float>(high), half, at<std::int8_t>(codes), at<float>(scales)};
+    return round_to_nearest(runtime, job, n);
+}
+
 std::uint64_t read_at(Runtime& runtime, const Piece& memory) {
     const nb::gil_scoped_release released;
     return read_all(runtime, memory.get(), memory.bytes);
@@ -87,6 +107,7 @@ double multiply(Runtime& runtime, const std::string& kind, std::int64_t rounds) 
 NB_MODULE(_native, m) {
     using namespace nearfield;
     m.def("supported_isas", &supported_isas);
+    m.def("philox4x32", &philox4x32, "counter"_a, "key"_a);
 
     nb::class_<PackedWeights>(m, "PackedWeights")
         .def_prop_ro("n", [](const PackedWeights& w) { return w.view.n; })
@@ -112,6 +133,9 @@ NB_MODULE(_native, m) {
         .def("linear", &linear_at, "weights"_a, "x"_a, "m"_a, "x_stride"_a, "norm"_a, "eps"_a,
              "gated"_a, "bias"_a, "residual"_a, "residual_stride"_a, "y"_a, "y_stride"_a)
         .def("rms_norm", &rms_norm_at, "x"_a, "m"_a, "n"_a, "stride"_a, "weight"_a, "eps"_a, "y"_a)
+        .def("sample", &sample_at, "logits"_a, "v"_a, "stride"_a, "rows"_a)
+        .def("round_to_nearest", &round_at, "weights"_a, "bf16"_a, "n"_a, "k"_a, "stride"_a, "group"_a, "low"_a,
+             "high"_a, "half"_a, "codes"_a, "scales"_a)
         .def("read", &read_at, "memory"_a)
         .def("multiply", &multiply, "kind"_a, "rounds"_a);
 }

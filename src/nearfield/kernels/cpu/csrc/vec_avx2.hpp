@@ -76,6 +76,16 @@ inline void store(std::uint16_t* p, Vec a, std::int64_t n) {
     std::memcpy(p, part, static_cast<std::size_t>(n) * sizeof *p);
 }
 
+inline void store(std::int8_t* p, Vec a, std::int64_t n) {
+    const __m256i halves = _mm256_packs_epi32(_mm256_cvtps_epi32(a.low), _mm256_cvtps_epi32(a.high));
+    const __m256i ordered = _mm256_permute4x64_epi64(halves, 0xd8);
+    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+    if (n >= 16) return _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+    std::int8_t part[16];
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(part), bytes);
+    std::memcpy(p, part, static_cast<std::size_t>(n));
+}
+
 inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
 inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
@@ -129,6 +139,24 @@ inline float largest(Vec a) {
     const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+struct Sums {
+    __m256d lanes[4];
+};
+
+inline Sums no_sums() { return {{_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()}}; }
+inline void add(Sums& sums, Vec a) {
+    sums.lanes[0] = _mm256_add_pd(sums.lanes[0], _mm256_cvtps_pd(_mm256_castps256_ps128(a.low)));
+    sums.lanes[1] = _mm256_add_pd(sums.lanes[1], _mm256_cvtps_pd(_mm256_extractf128_ps(a.low, 1)));
+    sums.lanes[2] = _mm256_add_pd(sums.lanes[2], _mm256_cvtps_pd(_mm256_castps256_ps128(a.high)));
+    sums.lanes[3] = _mm256_add_pd(sums.lanes[3], _mm256_cvtps_pd(_mm256_extractf128_ps(a.high, 1)));
+}
+inline double total(const Sums& sums) {
+    const __m256d four = _mm256_add_pd(_mm256_add_pd(sums.lanes[0], sums.lanes[2]),
+                                       _mm256_add_pd(sums.lanes[1], sums.lanes[3]));
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
 }
 
 }  // namespace

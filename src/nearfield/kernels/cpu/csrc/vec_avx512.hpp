@@ -53,6 +53,11 @@ inline __m256i narrow(Vec a) {
 inline void store(std::uint16_t* p, Vec a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(a)); }
 inline void store(std::uint16_t* p, Vec a, std::int64_t n) { _mm256_mask_storeu_epi16(p, first_lanes(n), narrow(a)); }
 
+// Whole numbers of -128 .. 127, the first n lanes.
+inline void store(std::int8_t* p, Vec a, std::int64_t n) {
+    _mm_mask_storeu_epi8(p, first_lanes(n), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v)));
+}
+
 inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
@@ -103,6 +108,23 @@ inline float largest(Vec a) {
     const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+// Sixteen sums in double, a lane each; `total` folds them as `sum` does.
+struct Sums {
+    __m512d low, high;
+};
+
+inline Sums no_sums() { return {_mm512_setzero_pd(), _mm512_setzero_pd()}; }
+inline void add(Sums& sums, Vec a) {
+    sums.low = _mm512_add_pd(sums.low, _mm512_cvtps_pd(_mm512_castps512_ps256(a.v)));
+    sums.high = _mm512_add_pd(sums.high, _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1)));
+}
+inline double total(const Sums& sums) {
+    const __m512d eight = _mm512_add_pd(sums.low, sums.high);
+    const __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(eight), _mm512_extractf64x4_pd(eight, 1));
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
 }
 
 }  // namespace

@@ -56,6 +56,10 @@ inline void store(std::uint16_t* p, Vec a, std::int64_t n) {
 }
 inline void store(std::uint16_t* p, Vec a) { store(p, a, 16); }
 
+inline void store(std::int8_t* p, Vec a, std::int64_t n) {
+    for (int i = 0; i < 16 && i < n; ++i) p[i] = static_cast<std::int8_t>(a.v[i]);
+}
+
 inline Vec operator+(Vec a, Vec b) {
     return each([&](int i) { return a.v[i] + b.v[i]; });
 }
@@ -113,6 +117,21 @@ inline float largest(Vec a) {
         for (int i = 0; i < half; ++i) a.v[i] = a.v[i] > a.v[i + half] ? a.v[i] : a.v[i + half];
     }
     return a.v[0];
+}
+
+struct Sums {
+    double v[16];
+};
+
+inline Sums no_sums() { return {}; }
+inline void add(Sums& sums, Vec a) {
+    for (int i = 0; i < 16; ++i) sums.v[i] += static_cast<double>(a.v[i]);
+}
+inline double total(Sums sums) {
+    for (int half = 8; half > 0; half /= 2) {
+        for (int i = 0; i < half; ++i) sums.v[i] += sums.v[i + half];
+    }
+    return sums.v[0];
 }
 
 }  // namespace
