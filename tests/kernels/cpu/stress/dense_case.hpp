@@ -45,7 +45,8 @@ struct DenseCase {
     }
 
     PackedWeights packed(Runtime& runtime) const {
-        return codes == Codes::fp32 ? pack_dense(runtime, matrix.data(), n, k) : pack_dense(runtime, halves.data(), n, k);
+        if (codes == Codes::fp32) return pack_dense(runtime, matrix.data(), n, k);
+        return pack_dense(runtime, halves.data(), n, k);
     }
 
     Outputs outputs(std::vector<float>& y) const {

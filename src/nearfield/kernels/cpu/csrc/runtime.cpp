@@ -143,7 +143,9 @@ void Runtime::linear(const Weights& w, const float* x, std::int64_t m, std::int6
     quantize_tokens({x, x_stride, acts, meaning_of_zero(w)});
     const LinearJob job{w, acts, bias, y, y_stride};
     const Cut cut = cut_up(w, m, threads());
-    pool_.share(cut.tasks, [&](std::int64_t task, int thread) { kernels_->linear(job, cut.part(task), scratch(thread)); });
+    pool_.share(cut.tasks, [&](std::int64_t task, int thread) {
+        kernels_->linear(job, cut.part(task), scratch(thread));
+    });
 }
 
 }  // namespace nearfield
