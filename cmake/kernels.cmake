@@ -15,7 +15,8 @@ add_library(nearfield_kernels STATIC)
 target_sources(nearfield_kernels PRIVATE
   "${NEARFIELD_CSRC}/dense.cpp" "${NEARFIELD_CSRC}/embed.cpp" "${NEARFIELD_CSRC}/limits.cpp"
   "${NEARFIELD_CSRC}/memory.cpp" "${NEARFIELD_CSRC}/pack.cpp" "${NEARFIELD_CSRC}/pool.cpp"
-  "${NEARFIELD_CSRC}/runtime.cpp" "${NEARFIELD_CSRC}/scalar.cpp" "${NEARFIELD_CSRC}/scalar_dense.cpp")
+  "${NEARFIELD_CSRC}/runtime.cpp" "${NEARFIELD_CSRC}/scalar.cpp" "${NEARFIELD_CSRC}/scalar_dense.cpp"
+  "${NEARFIELD_CSRC}/scalar_floats.cpp")
 target_include_directories(nearfield_kernels PUBLIC "${NEARFIELD_CSRC}")
 target_compile_features(nearfield_kernels PUBLIC cxx_std_17)
 target_compile_options(nearfield_kernels PRIVATE -O3 -ffp-contract=off -Wall -Wextra)
@@ -28,8 +29,9 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NEARFIELD_HAS_AVX512VNNI)
   set(NEARFIELD_AVX512_SOURCES
     "${NEARFIELD_CSRC}/avx512.cpp" "${NEARFIELD_CSRC}/avx512_quantize.cpp"
     "${NEARFIELD_CSRC}/avx512_rows.cpp" "${NEARFIELD_CSRC}/avx512_groups.cpp"
-    "${NEARFIELD_CSRC}/avx512_dense.cpp")
-  set(NEARFIELD_AVX2_SOURCES "${NEARFIELD_CSRC}/avx2.cpp" "${NEARFIELD_CSRC}/avx2_dense.cpp")
+    "${NEARFIELD_CSRC}/avx512_dense.cpp" "${NEARFIELD_CSRC}/avx512_floats.cpp")
+  set(NEARFIELD_AVX2_SOURCES
+    "${NEARFIELD_CSRC}/avx2.cpp" "${NEARFIELD_CSRC}/avx2_dense.cpp" "${NEARFIELD_CSRC}/avx2_floats.cpp")
   target_sources(nearfield_kernels PRIVATE ${NEARFIELD_AVX2_SOURCES} ${NEARFIELD_AVX512_SOURCES})
   set_source_files_properties(${NEARFIELD_AVX2_SOURCES} PROPERTIES COMPILE_OPTIONS "${NEARFIELD_AVX2}")
   set_source_files_properties(${NEARFIELD_AVX512_SOURCES} PROPERTIES COMPILE_OPTIONS "${NEARFIELD_AVX512}")
@@ -40,5 +42,13 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NEARFIELD_HAS_AVX512VNNI)
     target_sources(nearfield_kernels PRIVATE "${NEARFIELD_CSRC}/avx512bf16.cpp")
     set_source_files_properties("${NEARFIELD_CSRC}/avx512bf16.cpp" PROPERTIES
                                 COMPILE_OPTIONS "${NEARFIELD_AVX512};-mavx512bf16")
+  endif()
+
+  check_cxx_compiler_flag("-mamx-int8" NEARFIELD_HAS_AMX)
+  if(NEARFIELD_HAS_AMX AND CMAKE_SYSTEM_NAME STREQUAL "Linux")
+    target_compile_definitions(nearfield_kernels PUBLIC NEARFIELD_AMX)
+    target_sources(nearfield_kernels PRIVATE "${NEARFIELD_CSRC}/amx.cpp")
+    set_source_files_properties("${NEARFIELD_CSRC}/amx.cpp" PROPERTIES
+                                COMPILE_OPTIONS "${NEARFIELD_AVX512};-mamx-tile;-mamx-int8")
   endif()
 endif()

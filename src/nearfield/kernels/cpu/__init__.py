@@ -24,7 +24,7 @@ from nearfield.core.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from nearfield.kernels.cpu.kernels import CpuKernels
 
-ISAS = ("avx512", "avx2", "scalar")
+ISAS = ("amx", "avx512", "avx2", "scalar")
 FORMATS = ("int8", "int4")
 """The weight formats that these kernels multiply by."""
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from nearfield.kernels import reference
 from nearfield.kernels.cpu import FORMATS
 from nearfield.kernels.cpu.kernels import CpuKernels
 from nearfield.kernels.ops import Norm, PackedWeight
@@ -37,10 +36,5 @@ class CpuBackend:
     def linear(self, x: Tensor, weight: PackedWeight, bias: Tensor | None = None, *, norm: Norm | None = None,
                gated: bool = False, residual: Tensor | None = None) -> Tensor:
         """As `reference.linear`, with activations rounded to int8 (the numeric profile in __init__)."""
-        if norm is not None:
-            x = reference.rms_norm(x, norm)
-        if gated:
-            x = reference.silu_mul(x)
-        wide = None if bias is None else bias.float()
-        y = self._kernels.linear(x.float(), cast("_native.PackedWeights", weight.prepared), wide).to(x.dtype)
-        return y if residual is None else residual + y
+        return self._kernels.linear(x, cast("_native.PackedWeights", weight.prepared), bias, norm=norm, gated=gated,
+                                    residual=residual)

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from nearfield.kernels.ops import Norm
+
 if TYPE_CHECKING:
     from nearfield.kernels.cpu import _native
 
@@ -99,25 +101,44 @@ class CpuKernels:
         self._runtime.embed(table, tokens.data_ptr(), count, out.data_ptr())
         return out
 
-    def linear(self, x: Tensor, weights: "_native.PackedWeights", bias: Tensor | None = None,
+    def linear(self, x: Tensor, weights: "_native.PackedWeights", bias: Tensor | None = None, *,
+               norm: Norm | None = None, gated: bool = False, residual: Tensor | None = None,
                out: Tensor | None = None) -> Tensor:
-        """x [M, K] float32, the last dimension contiguous, to [M, N] float32; bias [N] float32. The result is
-        written to `out` where given, which spares fresh memory its page faults.
+        """x [M, K] float32, the last dimension contiguous, to [M, N] float32.
 
-        A token with a NaN or an infinity gets NaN in every output, except of dense weights, where they spread
-        as IEEE 754 says. Raises ValueError for other shapes.
+        Before it, `norm` of each row (weight [K] float32), or with `gated` silu_mul of x [M, 2 K]; after it, plus
+        bias [N], plus residual [M, N], both float32. The result is written to `out` where given, which spares
+        fresh memory its page faults. A token with a NaN or an infinity gets NaN in every output,
+        except of dense weights, where they spread as IEEE 754 says. Raises ValueError for other shapes.
         """
         n, k = weights.n, weights.k
-        m = _rows("x", x, k)
+        m = _rows("x", x, 2 * k if gated else k)
+        if norm is not None:
+            _vector("norm.weight", norm.weight, k)
+        if norm is not None and gated:
+            raise ValueError("norm and gated cannot both come before one product")
         if bias is not None:
-            _check("bias", bias, (n,), torch.float32)
-            bias = bias.contiguous()
+            _vector("bias", bias, n)
+        if residual is not None and _rows("residual", residual, n) != m:
+            raise ValueError(f"residual must be [{m}, {n}], not {list(residual.shape)}")
         if out is None:
             out = torch.empty((m, n), dtype=torch.float32)
         elif _rows("out", out, n) != m:
             raise ValueError(f"out must be [{m}, {n}], not {list(out.shape)}")
-        self._runtime.linear(weights, x.data_ptr(), m, x.stride(0), 0 if bias is None else bias.data_ptr(),
-                             out.data_ptr(), out.stride(0))
+        self._runtime.linear(
+            weights, x.data_ptr(), m, x.stride(0), 0 if norm is None else norm.weight.data_ptr(),
+            0.0 if norm is None else norm.eps, gated, 0 if bias is None else bias.data_ptr(),
+            0 if residual is None else residual.data_ptr(), 0 if residual is None else residual.stride(0),
+            out.data_ptr(), out.stride(0))
+        return out
+
+    def rms_norm(self, x: Tensor, norm: Norm) -> Tensor:
+        """Each row of x [M, N] float32 over sqrt(mean of its squares + eps), times norm.weight [N] float32."""
+        n = norm.weight.shape[0]
+        m = _rows("x", x, n)
+        _vector("norm.weight", norm.weight, n)
+        out = torch.empty((m, n), dtype=torch.float32)
+        self._runtime.rms_norm(x.data_ptr(), m, n, x.stride(0), norm.weight.data_ptr(), norm.eps, out.data_ptr())
         return out
 
     def quantize(self, x: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,6 +176,12 @@ def _rows(name: str, x: Tensor, columns: int) -> int:
     if x.stride(1) != 1 and x.shape[0] > 0:
         raise ValueError(f"the columns of {name} must lie side by side; pass {name}.contiguous()")
     return x.shape[0]
+
+
+def _vector(name: str, value: Tensor, size: int) -> None:
+    _check(name, value, (size,), torch.float32)
+    if value.stride(0) != 1 and size > 1:
+        raise ValueError(f"the numbers of {name} must lie side by side; pass {name}.contiguous()")
 
 
 def _matrix(name: str, value: Tensor, dtype: torch.dtype) -> tuple[int, int]:

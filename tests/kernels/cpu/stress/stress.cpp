@@ -51,7 +51,7 @@ struct Case {
                  : pack_groups(runtime, bits, plain, scales.data(), bf16 ? Scale::bf16 : Scale::f16,
                                zero_points ? zeros.data() : nullptr, n, k, group);
         std::vector<float> y(static_cast<std::size_t>(m * n));
-        runtime.linear(weights.view, x.data(), m, k, biased ? bias.data() : nullptr, y.data(), n);
+        runtime.linear({&weights.view, x.data(), m, k, {}, biased ? bias.data() : nullptr, nullptr, 0, y.data(), n});
         return y;
     }
 };

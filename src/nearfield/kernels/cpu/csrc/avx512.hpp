@@ -34,12 +34,44 @@ inline __m512i repeat(const std::int8_t* acts) {
 
 inline __m512i load(const std::uint8_t* data) { return _mm512_load_si512(data); }
 
-// y[row ...] = sums + bias, as far as there are rows.
+// y[row ...] = sums + bias + residual, as far as there are rows.
 inline void store(const LinearJob& job, std::int64_t row, std::int64_t token, __m512 sums) {
     const std::int64_t rows = job.weights.n - row;
     const __mmask16 mask = rows >= kRows ? 0xffff : static_cast<__mmask16>((1u << rows) - 1);
     if (job.bias) sums = _mm512_add_ps(sums, _mm512_maskz_loadu_ps(mask, job.bias + row));
+    if (job.residual) {
+        const float* residual = job.residual + token * job.residual_stride + row;
+        sums = _mm512_add_ps(sums, _mm512_maskz_loadu_ps(mask, residual));
+    }
     _mm512_mask_storeu_ps(job.y + token * job.y_stride + row, mask, sums);
+}
+
+// A stream of weights to ask for while computing, `step` bytes at a time.
+struct Ahead {
+    const std::uint8_t* next;
+    const std::uint8_t* end;
+    std::size_t step;
+
+    void ask() {
+        if (next >= end) return;
+        for (const std::uint8_t* stop = next + step; next < stop; next += 64) __builtin_prefetch(next, 0, 2);
+    }
+};
+
+// The `count` blocks after these, asked for evenly over the work on these: once for 16 columns of two panels.
+inline Ahead next_blocks(const Weights& w, std::int64_t block, int count, const Part& part) {
+    const std::uint8_t* next = w.data + static_cast<std::size_t>(block + count) * w.block_bytes;
+    const std::size_t bytes = static_cast<std::size_t>(count) * w.block_bytes;
+    const std::size_t panels = static_cast<std::size_t>(part.token_last - part.token_first + kPanel - 1) / kPanel;
+    const std::size_t asks = (panels + 1) / 2 * static_cast<std::size_t>(w.k) / kRows;
+    return {next, next + bytes, (bytes / asks + 63) / 64 * 64};
+}
+
+// Asks for the places in y that two panels will soon be written to.
+inline void expect_rows(const LinearJob& job, std::int64_t row, std::int64_t token, int blocks) {
+    for (std::int64_t t = token; t < token + 2 * kPanel && t < job.acts.m; ++t) {
+        for (int r = 0; r < blocks; ++r) __builtin_prefetch(job.y + t * job.y_stride + row + r * kRows, 1, 3);
+    }
 }
 
 inline const std::int8_t* panel_codes(const Acts& acts, std::int64_t token) { return acts.codes + token * acts.k; }

@@ -3,37 +3,14 @@
 //
 // Few tokens: a block of rows at a time, nibbles opened in registers (`few`). Many: the nibbles of three
 // blocks are opened once for each kChunk columns into bytes that stay in the L1 cache (`many`).
-#include "avx512.hpp"
+#include "avx512_steps.hpp"
 
 namespace nearfield {
 namespace {
 
 constexpr int kBlocks = 3;             // blocks of rows of a tile in `many`
 constexpr std::int64_t kChunk = 256;   // columns opened at once; a multiple of every pair of groups
-constexpr std::int64_t kFew = 8;       // tokens up to which `few` is quicker
-
-template <Scale S>
-inline __m512 scales_at(const std::uint8_t* at) {
-    const __m256i halves = _mm256_load_si256(reinterpret_cast<const __m256i*>(at));
-    if (S == Scale::f16) return _mm512_cvtph_ps(halves);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
-}
-
-inline __m512i zeros_at(const std::uint8_t* at) {
-    return _mm512_cvtepu16_epi32(_mm256_load_si256(reinterpret_cast<const __m256i*>(at)));
-}
-
-// What the integer sums start from. A sum of 128 codes fits 16 bits, so one vpmaddwd multiplies it by the
-// zero points.
-template <bool Z>
-inline __m512i start(__m512i zeros, std::int32_t offset) {
-    if (!Z) return _mm512_set1_epi32(offset);
-    return _mm512_madd_epi16(zeros, _mm512_set1_epi32(offset & 0xffff));
-}
-
-inline __m512 add_group(__m512 sum, __m512i dots, __m512 scales, float scale) {
-    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), _mm512_mul_ps(scales, _mm512_set1_ps(scale)), sum);
-}
+constexpr std::int64_t kFew = 16;      // tokens up to which `few` is quicker
 
 // Adds one group's products of a block to the int32 sums of T tokens.
 template <int Bits, int T>
@@ -75,6 +52,9 @@ void few_tokens(const LinearJob& job, std::int64_t block, std::int64_t token, st
     const std::int64_t groups = groups_of(w), right = acts.k * width;
     const std::uint8_t* codes = w.data + static_cast<std::size_t>(block) * w.block_bytes;
     const std::int8_t* panel = panel_codes(acts, token);
+    // With 16 tokens the integer sums need the registers; the compiler leaves what is stored in `memory` there.
+    constexpr bool spilled = T > 12;
+    alignas(64) float memory[spilled ? T : 1][kRows] = {};
     __m512 sums[T];
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) sums[t] = _mm512_setzero_ps();
@@ -95,12 +75,16 @@ void few_tokens(const LinearJob& job, std::int64_t block, std::int64_t token, st
 #pragma GCC unroll 16
         for (int t = 0; t < T; ++t) {
             const float scale = acts.scales[at + (t / width) * groups * width + t % width];
-            sums[t] = add_group(sums[t], dots[t], scales, scale);
+            if constexpr (spilled) {
+                _mm512_store_ps(memory[t], add_group(_mm512_load_ps(memory[t]), dots[t], scales, scale));
+            } else {
+                sums[t] = add_group(sums[t], dots[t], scales, scale);
+            }
         }
     }
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
-        if (t < tokens) store(job, block * kRows, token + t, sums[t]);
+        if (t < tokens) store(job, block * kRows, token + t, spilled ? _mm512_load_ps(memory[spilled ? t : 0]) : sums[t]);
     }
 }
 
@@ -112,10 +96,11 @@ void few(const LinearJob& job, const Part& part) {
             continue;
         }
         const std::int64_t tokens = part.token_last - part.token_first;
-        if (tokens > kPanel) {
-            few_tokens<Bits, 8, S, Z>(job, b, part.token_first, tokens);
-        } else {
-            few_tokens<Bits, 4, S, Z>(job, b, part.token_first, tokens);
+        switch ((tokens + kPanel - 1) / kPanel) {
+            case 1: few_tokens<Bits, 4, S, Z>(job, b, part.token_first, tokens); break;
+            case 2: few_tokens<Bits, 8, S, Z>(job, b, part.token_first, tokens); break;
+            case 3: few_tokens<Bits, 12, S, Z>(job, b, part.token_first, tokens); break;
+            default: few_tokens<Bits, 16, S, Z>(job, b, part.token_first, tokens); break;
         }
     }
 }
@@ -138,23 +123,6 @@ struct Workspace {
 };
 static_assert(sizeof(Workspace) <= kScratch, "a thread's scratch memory holds the workspace");
 
-template <int Bits>
-inline void open_codes(const std::uint8_t* from, std::int64_t columns, std::uint8_t* to) {
-    const __m512i low = _mm512_set1_epi8(15);
-    for (std::int64_t k = 0; k < columns; k += 8, to += 128) {
-        if (Bits == 4) {
-            const __m512i both = load(from);
-            _mm512_store_si512(to, _mm512_and_si512(both, low));
-            _mm512_store_si512(to + 64, _mm512_and_si512(_mm512_srli_epi16(both, 4), low));
-            from += 64;
-        } else {
-            _mm512_store_si512(to, load(from));
-            _mm512_store_si512(to + 64, load(from + 64));
-            from += 128;
-        }
-    }
-}
-
 // Opens groups [first, last) of block `r` of the chunk.
 template <int Bits, Scale S, bool Z>
 void open_block(const Weights& w, const std::uint8_t* block, std::int64_t first, std::int64_t last, Chunk& chunk,
@@ -169,18 +137,6 @@ void open_block(const Weights& w, const std::uint8_t* block, std::int64_t first,
         if (Z) _mm512_store_si512(chunk.zeros[r][g - first], zeros_at(tail + 64));
     }
 }
-
-// A stream of weights to ask for while computing: `lines` cache lines for each one of activations.
-struct Ahead {
-    const std::uint8_t* next;
-    const std::uint8_t* end;
-    std::size_t step;
-
-    void ask() {
-        if (next >= end) return;
-        for (const std::uint8_t* stop = next + step; next < stop; next += 64) __builtin_prefetch(next, 0, 2);
-    }
-};
 
 // R blocks by P panels of tokens, over the groups of a chunk. `at` is the first panel's first group's place.
 // The float sums stay in the L1 cache, which leaves the registers to the integer ones. The next panels'
@@ -238,28 +194,12 @@ inline void chunk_tile(const Acts& acts, const Chunk& chunk, const std::int8_t* 
     }
 }
 
-// The R blocks after these, spread evenly over the work on these.
-template <int R>
-Ahead next_blocks(const Weights& w, std::int64_t block, const Part& part) {
-    const std::uint8_t* next = w.data + static_cast<std::size_t>(block + R) * w.block_bytes;
-    const std::size_t panels = static_cast<std::size_t>(part.token_last - part.token_first + kPanel - 1) / kPanel;
-    const std::size_t asks = (panels + 1) / 2 * static_cast<std::size_t>(w.k) / kRows;
-    return {next, next + R * w.block_bytes, (R * w.block_bytes / asks + 63) / 64 * 64};
-}
-
-// Asks for the places in y that two panels will soon be written to.
-inline void expect_rows(const LinearJob& job, std::int64_t row, std::int64_t token, int blocks) {
-    for (std::int64_t t = token; t < token + 2 * kPanel && t < job.acts.m; ++t) {
-        for (int r = 0; r < blocks; ++r) __builtin_prefetch(job.y + t * job.y_stride + row + r * kRows, 1, 3);
-    }
-}
-
 template <int Bits, Scale S, bool Z, int R>
 void many_tokens(const LinearJob& job, std::int64_t block, const Part& part, Workspace& space) {
     const Weights& w = job.weights;
     const Acts& acts = job.acts;
     const std::int64_t groups = groups_of(w), step = kChunk / w.group;
-    Ahead ahead = next_blocks<R>(w, block, part);
+    Ahead ahead = next_blocks(w, block, R, part);
     const std::int64_t panels = (part.token_last - part.token_first + kPanel - 1) / kPanel;
     __builtin_memset(space.sums, 0, sizeof(Sums) * static_cast<std::size_t>(panels));
     for (std::int64_t first = 0; first < groups; first += step) {

@@ -1,15 +1,8 @@
 // Int8 weights with one scale a row, by AVX-512 VNNI: int32 sums over all of k, one float step at the end.
-#include "avx512.hpp"
+#include "avx512_steps.hpp"
 
 namespace nearfield {
 namespace {
-
-inline void finish(const LinearJob& job, const std::uint8_t* block, std::int64_t row, std::int64_t token, __m512i sum,
-                   float scale) {
-    const __m512 scales = _mm512_load_ps(block + job.weights.block_bytes - 64);
-    const __m512 factor = _mm512_mul_ps(scales, _mm512_set1_ps(scale));
-    store(job, row, token, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, _mm512_setzero_ps()));
-}
 
 // One token: the weights go by once, in one stream, and four sums hide the latency.
 void single(const LinearJob& job, std::int64_t first, std::int64_t last) {
@@ -32,80 +25,146 @@ void single(const LinearJob& job, std::int64_t first, std::int64_t last) {
     }
 }
 
-// R blocks of rows by P panels of tokens, all sums in registers. Meanwhile it asks for `Lines` cache lines
-// of weights at `ahead` for each one that it reads of a block, and for the activations of the next panels.
-template <int R, int P, int Lines>
-void tile(const LinearJob& job, std::int64_t block, std::int64_t token, const std::uint8_t* ahead) {
+// One block of rows by P panels of tokens, all sums in registers. Meanwhile it asks for the weights that lie
+// kAhead further on.
+template <int P>
+void tile(const LinearJob& job, std::int64_t b, std::int64_t token) {
     constexpr int T = P * kPanel;
     const Weights& w = job.weights;
     const Acts& acts = job.acts;
-    const std::uint8_t* codes = w.data + static_cast<std::size_t>(block) * w.block_bytes;
+    const std::uint8_t* block = w.data + static_cast<std::size_t>(b) * w.block_bytes;
+    const std::uint8_t* codes = block;
     const std::int8_t* panel = panel_codes(acts, token);
-    const std::size_t down = w.block_bytes;
     const std::int64_t right = acts.k * kPanel;
-    __m512i sums[R][T];
+    __m512i sums[T];
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) {
-#pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) sums[r][t] = _mm512_set1_epi32(acts.offsets[token + t]);
-    }
+    for (int t = 0; t < T; ++t) sums[t] = _mm512_set1_epi32(acts.offsets[token + t]);
     for (std::int64_t q = 0; q < w.k / 4; ++q, codes += 64, panel += 4 * kPanel) {
-        __m512i rows[R];
-#pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) rows[r] = load(codes + r * down);
-#pragma GCC unroll 4
-        for (int line = 0; line < Lines; ++line, ahead += 64) __builtin_prefetch(ahead, 0, 2);
-        if (R > 1) {
-#pragma GCC unroll 4
-            for (int p = 0; p < P; ++p) __builtin_prefetch(panel + (P + p) * right, 0, 3);
-        }
+        const __m512i rows = load(codes);
+        __builtin_prefetch(codes + kAhead, 0, 2);
 #pragma GCC unroll 16
-        for (int t = 0; t < T; ++t) {
-            const __m512i quad = repeat(panel + (t / kPanel) * right + (t % kPanel) * 4);
-#pragma GCC unroll 4
-            for (int r = 0; r < R; ++r) dot(sums[r][t], rows[r], quad);
-        }
+        for (int t = 0; t < T; ++t) dot(sums[t], rows, panel + (t / kPanel) * right + (t % kPanel) * 4);
     }
-    codes -= w.k * kRows;
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
-        if (token + t >= acts.m) break;
-#pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) {
-            finish(job, codes + r * down, (block + r) * kRows, token + t, sums[r][t], acts.scales[token + t]);
-        }
+        if (token + t < acts.m) finish(job, block, b * kRows, token + t, sums[t], acts.scales[token + t]);
     }
 }
 
 // Up to 16 tokens: memory decides. One stream of weights, read once, and asked for well ahead.
 template <int P>
 void few(const LinearJob& job, const Part& part) {
-    for (std::int64_t b = part.block_first; b < part.block_last; ++b) {
-        const std::uint8_t* block = job.weights.data + static_cast<std::size_t>(b) * job.weights.block_bytes;
-        tile<1, P, 1>(job, b, part.token_first, block + kAhead);
+    for (std::int64_t b = part.block_first; b < part.block_last; ++b) tile<P>(job, b, part.token_first);
+}
+
+// Many tokens: arithmetic decides. kChunk columns of R blocks stay in the L1 cache while all tokens go by, two
+// panels at a time; the integer sums wait in scratch memory between the chunks.
+constexpr std::int64_t kChunk = 512;
+
+struct Span {
+    std::int64_t first, last;  // columns
+};
+
+// `finish` for R blocks by T tokens. What is not there to be added is -0, since x + -0 is x.
+template <int R, int T>
+inline void finish_tile(const LinearJob& job, std::int64_t block, std::int64_t token, __m512i (&sums)[R][T]) {
+    alignas(64) static constexpr float nothing[kRows] = {-0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f,
+                                                         -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f};
+    const Weights& w = job.weights;
+    const std::uint8_t* data = w.data + static_cast<std::size_t>(block) * w.block_bytes;
+    if (token + T > job.acts.m || (block + R) * kRows > w.n) {
+#pragma GCC unroll 16
+        for (int t = 0; t < T; ++t) {  // unrolled to the end, since sums with a variable index would leave the registers
+            if (token + t >= job.acts.m) continue;
+#pragma GCC unroll 4
+            for (int r = 0; r < R; ++r) {
+                const float scale = job.acts.scales[token + t];
+                finish(job, data + r * w.block_bytes, (block + r) * kRows, token + t, sums[r][t], scale);
+            }
+        }
+        return;
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+        const std::int64_t row = (block + r) * kRows;
+        const __m512 scales = _mm512_load_ps(data + (r + 1) * w.block_bytes - 64);
+        const __m512 bias = _mm512_loadu_ps(job.bias ? job.bias + row : nothing);
+        const float* residual = job.residual ? job.residual + token * job.residual_stride + row : nothing;
+        const std::int64_t residual_stride = job.residual ? job.residual_stride : 0;
+        float* y = job.y + token * job.y_stride + row;
+#pragma GCC unroll 16
+        for (int t = 0; t < T; ++t, y += job.y_stride, residual += residual_stride) {
+            const __m512 factor = _mm512_mul_ps(scales, _mm512_set1_ps(job.acts.scales[token + t]));
+            const __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][t]), factor, _mm512_setzero_ps());
+            _mm512_storeu_ps(y, _mm512_add_ps(_mm512_add_ps(sum, bias), _mm512_loadu_ps(residual)));
+        }
     }
 }
 
-// R blocks and all tokens. The first passes over these weights ask for the next R blocks, a third each.
-template <int R>
-void many(const LinearJob& job, std::int64_t block, const Part& part) {
+template <int R, int P>
+void chunk(const LinearJob& job, std::int64_t block, std::int64_t token, Span span, std::int32_t* waiting,
+           Ahead& ahead) {
+    constexpr int T = P * kPanel;
     const Weights& w = job.weights;
-    const std::uint8_t* ahead = w.data + static_cast<std::size_t>(block + R) * w.block_bytes;
-    const std::uint8_t* end = ahead + R * w.block_bytes;
-    std::int64_t token = part.token_first;
-    for (; part.token_last - token > kPanel; token += 2 * kPanel, ahead += w.block_bytes) {
-        if (ahead < end) {
-            tile<R, 2, 1>(job, block, token, ahead);
-        } else {
-            tile<R, 2, 0>(job, block, token, ahead);
+    const Acts& acts = job.acts;
+    const std::uint8_t* base = w.data + static_cast<std::size_t>(block) * w.block_bytes;
+    const std::uint8_t* codes = base + span.first * kRows;
+    const std::int8_t* panel = panel_codes(acts, token) + span.first * kPanel;
+    const std::size_t down = w.block_bytes;
+    const std::int64_t right = acts.k * kPanel;
+    if (span.last == w.k) expect_rows(job, block * kRows, token, R);
+    __m512i sums[R][T];
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+            sums[r][t] = span.first ? _mm512_load_si512(waiting + (t * R + r) * kRows)
+                                    : _mm512_set1_epi32(acts.offsets[token + t]);
         }
     }
-    if (token < part.token_last) tile<R, 1, 0>(job, block, token, ahead);
+    for (std::int64_t line = span.first; line < span.last; line += 16) {
+#pragma GCC unroll 2
+        for (int p = 0; p < P; ++p) __builtin_prefetch(panel + (P + p) * right, 0, 3);
+        ahead.ask();
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; ++q, codes += 64, panel += 4 * kPanel) {
+            __m512i rows[R];
+#pragma GCC unroll 4
+            for (int r = 0; r < R; ++r) rows[r] = load(codes + r * down);
+#pragma GCC unroll 16
+            for (int t = 0; t < T; ++t) {
+                const __m512i quad = repeat(panel + (t / kPanel) * right + (t % kPanel) * 4);
+#pragma GCC unroll 4
+                for (int r = 0; r < R; ++r) dot(sums[r][t], rows[r], quad);
+            }
+        }
+    }
+    if (span.last == w.k) return finish_tile<R, T>(job, block, token, sums);
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) _mm512_store_si512(waiting + (t * R + r) * kRows, sums[r][t]);
+    }
+}
+
+template <int R>
+void many(const LinearJob& job, std::int64_t block, const Part& part, std::int32_t* waiting) {
+    const std::int64_t k = job.weights.k, count = (k + kChunk - 1) / kChunk;
+    Ahead ahead = next_blocks(job.weights, block, R, part);
+    for (std::int64_t c = 0; c < count; ++c) {
+        const Span span{k / 32 * c / count * 32, k / 32 * (c + 1) / count * 32};
+        std::int32_t* at = waiting;
+        std::int64_t token = part.token_first;
+        for (; part.token_last - token > kPanel; token += 2 * kPanel, at += 2 * kPanel * R * kRows) {
+            chunk<R, 2>(job, block, token, span, at, ahead);
+        }
+        if (token < part.token_last) chunk<R, 1>(job, block, token, span, at, ahead);
+    }
 }
 
 }  // namespace
 
-void avx512_linear_rows(const LinearJob& job, const Part& part, std::uint8_t*) {
+void avx512_linear_rows(const LinearJob& job, const Part& part, std::uint8_t* scratch) {
     if (job.acts.width == 1) return single(job, part.block_first, part.block_last);
     switch ((part.token_last - part.token_first + kPanel - 1) / kPanel) {
         case 1: return few<1>(job, part);
@@ -114,9 +173,10 @@ void avx512_linear_rows(const LinearJob& job, const Part& part, std::uint8_t*) {
         case 4: return few<4>(job, part);
         default: break;
     }
+    std::int32_t* waiting = reinterpret_cast<std::int32_t*>(scratch);
     std::int64_t block = part.block_first;
-    for (; block + 3 <= part.block_last; block += 3) many<3>(job, block, part);
-    for (; block < part.block_last; ++block) many<1>(job, block, part);
+    for (; block + 3 <= part.block_last; block += 3) many<3>(job, block, part, waiting);
+    for (; block < part.block_last; ++block) many<1>(job, block, part, waiting);
 }
 
 }  // namespace nearfield

@@ -51,9 +51,17 @@ std::string dense_profile(const Runtime& runtime, bool bf16) {
 }
 
 void linear_at(Runtime& runtime, const PackedWeights& weights, Address x, std::int64_t m, std::int64_t x_stride,
-               Address bias, Address y, std::int64_t y_stride) {
+               Address norm, float eps, bool gated, Address bias, Address residual, std::int64_t residual_stride,
+               Address y, std::int64_t y_stride) {
     const nb::gil_scoped_release released;
-    runtime.linear(weights.view, at<const float>(x), m, x_stride, at<const float>(bias), at<float>(y), y_stride);
+    runtime.linear({&weights.view, at<const float>(x), m, x_stride, {at<const float>(norm), eps, gated},
+                    at<const float>(bias), at<const float>(residual), residual_stride, at<float>(y), y_stride});
+}
+
+void rms_norm_at(Runtime& runtime, Address x, std::int64_t m, std::int64_t n, std::int64_t stride, Address weight,
+                 float eps, Address y) {
+    const nb::gil_scoped_release released;
+    runtime.rms_norm(at<const float>(x), m, n, stride, at<const float>(weight), eps, at<float>(y));
 }
 
 void quantize_at(Runtime& runtime, Address x, std::int64_t m, std::int64_t k, std::int64_t stride,
@@ -101,7 +109,9 @@ NB_MODULE(_native, m) {
         .def("dense_profile", &dense_profile, "bf16"_a)
         .def("embed", &embed_at, "table"_a, "tokens"_a, "count"_a, "y"_a)
         .def("quantize", &quantize_at, "x"_a, "m"_a, "k"_a, "stride"_a, "group"_a, "codes"_a, "scales"_a, "sums"_a)
-        .def("linear", &linear_at, "weights"_a, "x"_a, "m"_a, "x_stride"_a, "bias"_a, "y"_a, "y_stride"_a)
+        .def("linear", &linear_at, "weights"_a, "x"_a, "m"_a, "x_stride"_a, "norm"_a, "eps"_a,
+             "gated"_a, "bias"_a, "residual"_a, "residual_stride"_a, "y"_a, "y_stride"_a)
+        .def("rms_norm", &rms_norm_at, "x"_a, "m"_a, "n"_a, "stride"_a, "weight"_a, "eps"_a, "y"_a)
         .def("read", &read_at, "memory"_a)
         .def("multiply", &multiply, "kind"_a, "rounds"_a);
 }

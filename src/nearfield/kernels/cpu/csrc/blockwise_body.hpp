@@ -71,7 +71,10 @@ inline void add_group(const LinearJob& job, const Group& group, std::int64_t g, 
 inline void store(const LinearJob& job, std::int64_t row, std::int64_t token, const float* sums) {
     const std::int64_t rows = job.weights.n - row < kRows ? job.weights.n - row : kRows;
     float* y = job.y + token * job.y_stride + row;
-    for (std::int64_t r = 0; r < rows; ++r) y[r] = job.bias ? sums[r] + job.bias[row + r] : sums[r];
+    for (std::int64_t r = 0; r < rows; ++r) {
+        const float value = job.bias ? sums[r] + job.bias[row + r] : sums[r];
+        y[r] = job.residual ? value + job.residual[token * job.residual_stride + row + r] : value;
+    }
 }
 
 template <class Ops>

@@ -1,7 +1,5 @@
 #include "dense.hpp"
 
-#include <algorithm>
-
 #include "runtime.hpp"
 
 namespace nearfield {
@@ -9,7 +7,6 @@ namespace {
 
 constexpr std::int64_t kCollide = 1024;     // panels so many words apart would share a few sets of the second cache
 constexpr std::int64_t kApart = 128;        // and so many more spread them
-constexpr std::int64_t kSmallPack = 16384;  // floats that one thread packs in about a dispatch
 
 }  // namespace
 
@@ -26,13 +23,12 @@ Panels room_for_panels(Runtime& runtime, const Weights& w, std::int64_t m) {
     return {reinterpret_cast<float*>(room), m, w.k, words, width};
 }
 
-void pack_tokens(Runtime& runtime, const Weights& w, const PackJob& job) {
+void pack_tokens(Runtime& runtime, const Weights& w, const LinearCall& call, const Panels& panels) {
     const DenseKernels& kernels = dense_kernels(runtime.kernels(), w.codes);
-    const std::int64_t m = job.panels.m;
-    const std::int64_t tokens = std::max<std::int64_t>(kPanel, kSmallPack / job.panels.k / kPanel * kPanel);
-    runtime.pool().share((m + tokens - 1) / tokens, [&](std::int64_t task, int) {
-        kernels.pack(job, task * tokens, std::min(m, (task + 1) * tokens));
-    });
+    const auto pack = [&](const float* x, std::int64_t stride, std::int64_t first, std::int64_t last) {
+        kernels.pack({x, stride, panels}, first, last);
+    };
+    runtime.each_panel(call.before, call.x, call.m, w.k, call.x_stride, panels.width, pack);
 }
 
 void multiply_panels(Runtime& runtime, const DenseJob& job) {
@@ -43,11 +39,11 @@ void multiply_panels(Runtime& runtime, const DenseJob& job) {
     });
 }
 
-void dense_linear(Runtime& runtime, const Weights& w, const float* x, std::int64_t m, std::int64_t x_stride,
-                  const Outputs& out) {
-    const Panels panels = room_for_panels(runtime, w, m);
-    pack_tokens(runtime, w, {x, x_stride, panels});
-    multiply_panels(runtime, {w, panels, out});
+void dense_linear(Runtime& runtime, const LinearCall& call) {
+    const Weights& w = *call.weights;
+    const Panels panels = room_for_panels(runtime, w, call.m);
+    pack_tokens(runtime, w, call, panels);
+    multiply_panels(runtime, {w, panels, {call.bias, call.residual, call.residual_stride, call.y, call.y_stride}});
 }
 
 }  // namespace nearfield

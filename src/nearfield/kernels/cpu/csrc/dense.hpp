@@ -13,6 +13,7 @@
 namespace nearfield {
 
 class Runtime;
+struct LinearCall;
 
 // Activations of m tokens as the tiles read them: 32-bit words [panel][word][width], room for `words` of each
 // token, width being kPanel, or 1 for a single token. A word is a float, or two bf16 for vdpbf16ps.
@@ -70,14 +71,13 @@ const DenseKernels& dense_kernels(const Kernels& kernels, Codes codes);
 // Room for the activations of m tokens, which belongs to the call whose turn it is (Runtime::linear).
 Panels room_for_panels(Runtime& runtime, const Weights& weights, std::int64_t m);
 
-// All tokens of x into their panels, on all threads.
-void pack_tokens(Runtime& runtime, const Weights& weights, const PackJob& job);
+// All tokens of the call into their panels, on all threads.
+void pack_tokens(Runtime& runtime, const Weights& weights, const LinearCall& call, const Panels& panels);
 
 // All tiles of weights x panels, on all threads.
 void multiply_panels(Runtime& runtime, const DenseJob& job);
 
-// The three one after another, for x [m, k].
-void dense_linear(Runtime& runtime, const Weights& weights, const float* x, std::int64_t m, std::int64_t x_stride,
-                  const Outputs& out);
+// The three one after another.
+void dense_linear(Runtime& runtime, const LinearCall& call);
 
 }  // namespace nearfield

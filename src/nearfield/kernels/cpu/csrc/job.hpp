@@ -6,14 +6,19 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "floats.hpp"
+
 namespace nearfield {
 
 constexpr int kRows = 16;       // output rows of a block, which is one stream of memory
+constexpr int kTileColumns = 64, kTileTokens = 16;  // of AMX
 constexpr int kPanel = 4;       // tokens whose activations lie interleaved, when there are several
 constexpr int kMaxGroup = 128;  // the longest group of columns with scales of its own
-constexpr int kSlab = 64;   // tokens of a task at most: more rows of y would crowd each other out of the caches
-constexpr int kDenseSlab = 256;  // the same for dense weights, whose sums go through scratch memory
+constexpr std::int64_t kSlab = 128;       // tokens of a task at most: their sums wait in the scratch memory
+constexpr std::int64_t kDenseSlab = 256;  // the same for dense weights
 constexpr std::size_t kScratch = 128 << 10;  // bytes of scratch memory of each thread
+
+constexpr std::int64_t kNever = INT64_MAX;
 
 // What a weight is stored as; the number is its bits.
 enum class Codes : int { int4 = 4, int8 = 8, bf16 = 16, fp32 = 32 };
@@ -55,11 +60,13 @@ struct QuantizeJob {
     std::int32_t zero;  // what offsets multiply the sums by, negated
 };
 
-// y [m, n] = acts x weights^T + bias, for blocks [first, last) of rows and some tokens.
+// y [m, n] = (acts x weights^T + bias) + residual.
 struct LinearJob {
     Weights weights;
     Acts acts;
-    const float* bias;  // [n] or null
+    const float* bias;      // [n] or null
+    const float* residual;  // [m, n] or null
+    std::int64_t residual_stride;
     float* y;
     std::int64_t y_stride;
 };
@@ -92,6 +99,7 @@ struct DenseKernels;  // dense.hpp
 // What each instruction set brings. `mac` loops run `rounds` times and return the multiply-adds done.
 struct Kernels {
     const char* name;
+    const Floats* floats;
     void (*quantize)(const QuantizeJob&, std::int64_t first, std::int64_t last);
     void (*linear)(const LinearJob&, const Part&, std::uint8_t* scratch);
     std::uint64_t (*read)(const std::uint8_t* data, std::size_t bytes);
@@ -100,6 +108,7 @@ struct Kernels {
     double (*mac_fp32)(std::int64_t rounds);
     const DenseKernels* fp32;
     const DenseKernels* bf16;
+    std::int64_t tiled_from;  // tokens from which `linear` takes activations in plain rows, where groups allow it
 };
 
 }  // namespace nearfield

@@ -11,6 +11,9 @@ const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
 #ifdef NEARFIELD_AVX512BF16
 double avx512_mac_bf16(std::int64_t rounds);
+#ifdef NEARFIELD_AMX
+void amx_linear(const LinearJob& job, const Part& part, std::uint8_t* scratch);
+#endif
 #endif
 #endif
 

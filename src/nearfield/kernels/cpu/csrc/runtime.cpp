@@ -1,5 +1,11 @@
 #include "runtime.hpp"
 
+#ifdef NEARFIELD_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <algorithm>
 #include <stdexcept>
 
@@ -10,10 +16,15 @@ namespace nearfield {
 namespace {
 
 constexpr std::int64_t kTogether = 3;           // blocks that the widest kernels take at once
-constexpr std::int64_t kFewTokens = 8;          // tokens up to which they take one at a time
+constexpr std::int64_t kFewTokens = 16;         // tokens up to which they take one at a time
 constexpr std::int64_t kTasksPerThread = 8;     // so that a thread that was interrupted holds up little
 constexpr std::int64_t kSmallTask = 64 << 10;   // bytes of weights below which sharing costs more
-constexpr std::int64_t kSmallQuantize = 8192;   // floats that one thread quantises in about a dispatch
+constexpr std::int64_t kSlabBytes = 640 << 10;  // of activations of one task
+#ifdef NEARFIELD_AMX
+constexpr std::int64_t kTiledFrom = 24;          // tokens, of which a tile takes 16
+constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+#endif
+constexpr std::int64_t kSmallNorm = 8192;       // floats that one thread normalises in about a dispatch
 
 #ifdef NEARFIELD_X86
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
@@ -35,8 +46,32 @@ Kernels with_bf16(Kernels kernels) {
 }
 #endif
 
+#ifdef NEARFIELD_AMX
+// Tiles are large, so Linux wants to be asked before a process uses them.
+bool has_amx() {
+    unsigned a, b, c, d;
+    if (!has_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    const bool tiles = d >> 24 & 1, int8 = d >> 25 & 1;
+    return tiles && int8 && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+Kernels with_amx(Kernels kernels) {
+    kernels.name = "amx";
+    kernels.linear = amx_linear;
+    kernels.tiled_from = kTiledFrom;
+    return kernels;
+}
+#endif
+
 std::vector<const Kernels*> supported() {
     std::vector<const Kernels*> found;
+#ifdef NEARFIELD_AMX
+    static const bool amx = has_amx();
+    if (amx) {
+        static const Kernels kernels = with_amx(with_bf16(avx512_kernels()));
+        found.push_back(&kernels);
+    }
+#endif
 #ifdef NEARFIELD_X86
     if (has_avx512()) {
         static const Kernels kernels = with_bf16(avx512_kernels());
@@ -69,10 +104,16 @@ std::int64_t blocks_of_task(const Weights& w, std::int64_t blocks, std::int64_t 
     return ceil_div(std::max(fair, least), together) * together;
 }
 
+// Tokens of a task: their activations stay in the L2 cache while the weights go by.
+std::int64_t tokens_of_slab(const Weights& w) {
+    const std::int64_t fit = kSlabBytes / w.k / (2 * kPanel) * (2 * kPanel);
+    return std::min(kSlab, std::max<std::int64_t>(fit, 4 * kPanel));
+}
+
 }  // namespace
 
 Cut cut_up(const Weights& w, std::int64_t m, int threads) {
-    Cut cut{blocks_of(w), m, is_dense(w) ? kDenseSlab : kSlab, 0, 0, 0};
+    Cut cut{blocks_of(w), m, is_dense(w) ? kDenseSlab : tokens_of_slab(w), 0, 0, 0};
     cut.step = blocks_of_task(w, cut.blocks, m, threads);
     cut.across = ceil_div(cut.blocks, cut.step);
     cut.tasks = cut.across * ceil_div(m, cut.slab);
@@ -92,12 +133,29 @@ std::vector<std::string> supported_isas() {
 
 Runtime::Runtime(int threads, const std::string& isa) : kernels_(chosen(isa)), pool_(threads) {
     for (int thread = 0; thread < threads; ++thread) scratch_.push_back(arena_.take(kScratch));
+    rows_.resize(static_cast<std::size_t>(threads));
 }
 
-void Runtime::quantize_tokens(const QuantizeJob& job) {
-    const std::int64_t tokens = std::max<std::int64_t>(kPanel, kSmallQuantize / job.acts.k / kPanel * kPanel);
-    pool_.share(ceil_div(job.acts.m, tokens), [&](std::int64_t task, int) {
-        kernels_->quantize(job, task * tokens, std::min(job.acts.m, (task + 1) * tokens));
+void Runtime::quantize_tokens(const QuantizeJob& job, const Before& before) {
+    const auto quantize = [&](const float* x, std::int64_t stride, std::int64_t first, std::int64_t last) {
+        kernels_->quantize({x, stride, job.acts, job.zero}, first, last);
+    };
+    each_panel(before, job.x, job.acts.m, job.acts.k, job.stride, job.acts.width, quantize);
+}
+
+float* Runtime::rows_of(int thread, std::size_t count) {
+    Piece& rows = rows_[static_cast<std::size_t>(thread)];
+    if (rows.bytes < count * sizeof(float)) rows = arena_.take(count * sizeof(float));
+    return reinterpret_cast<float*>(rows.get());
+}
+
+void Runtime::rms_norm(const float* x, std::int64_t m, std::int64_t n, std::int64_t stride, const float* weight, float eps,
+                       float* y) {
+    const std::int64_t tokens = std::max<std::int64_t>(1, kSmallNorm / n);
+    pool_.share(ceil_div(m, tokens), [&](std::int64_t task, int) {
+        for (std::int64_t t = task * tokens; t < std::min(m, (task + 1) * tokens); ++t) {
+            kernels_->floats->normalise(x + t * stride, weight, eps, n, y + t * n);
+        }
     });
 }
 
@@ -107,7 +165,7 @@ void Runtime::quantize(const float* x, std::int64_t m, std::int64_t k, std::int6
         throw std::invalid_argument("activations of " + std::to_string(k) + " columns can not be quantised in groups of " +
                                     std::to_string(group) + "; groups are a multiple of 32 that divides the columns");
     }
-    quantize_tokens({x, stride, {codes, scales, sums, m, k, group, 1}, -1});
+    quantize_tokens({x, stride, {codes, scales, sums, m, k, group, 1}, -1}, {});
 }
 
 std::uint8_t* Runtime::room(std::size_t bytes) {
@@ -117,15 +175,17 @@ std::uint8_t* Runtime::room(std::size_t bytes) {
 
 // Memory for the quantised activations, the last panel's missing tokens being zeros.
 Acts Runtime::room_for(const Weights& w, std::int64_t m) {
-    const int width = m == 1 ? 1 : kPanel;
-    const std::int64_t padded = ceil_div(m, width) * width, groups = groups_of(w);
-    const std::size_t codes = static_cast<std::size_t>(padded * w.k);
+    const bool tiled = m >= kernels_->tiled_from && w.group % kTileColumns == 0;
+    const int width = m == 1 || tiled ? 1 : kPanel;
+    const std::int64_t padded = ceil_div(m, tiled ? kPanel : width) * (tiled ? kPanel : width), groups = groups_of(w);
+    const std::int64_t readable = tiled ? padded + 2 * kTileTokens : padded;  // the last tiles may reach beyond
+    const std::size_t codes = static_cast<std::size_t>(readable * w.k);
     const std::size_t floats = static_cast<std::size_t>(padded * groups) * sizeof(float);
     const std::size_t scales_at = (codes + 63) / 64 * 64, offsets_at = scales_at + (floats + 63) / 64 * 64;
     std::uint8_t* data = room(offsets_at + floats);
     Acts acts{reinterpret_cast<std::int8_t*>(data), reinterpret_cast<float*>(data + scales_at),
               reinterpret_cast<std::int32_t*>(data + offsets_at), m, w.k, w.group, width};
-    if (padded > m) {
+    if (padded > m && !tiled) {
         const std::int64_t whole = padded - kPanel;
         std::fill(acts.codes + whole * w.k, acts.codes + padded * w.k, std::int8_t{0});
         std::fill(acts.scales + whole * groups, acts.scales + padded * groups, 0.0f);
@@ -134,14 +194,15 @@ Acts Runtime::room_for(const Weights& w, std::int64_t m) {
     return acts;
 }
 
-void Runtime::linear(const Weights& w, const float* x, std::int64_t m, std::int64_t x_stride, const float* bias,
-                     float* y, std::int64_t y_stride) {
+void Runtime::linear(const LinearCall& call) {
+    const Weights& w = *call.weights;
+    const std::int64_t m = call.m;
     if (m == 0) return;
     const std::lock_guard<std::mutex> turn(one_call_);
-    if (is_dense(w)) return dense_linear(*this, w, x, m, x_stride, {bias, nullptr, 0, y, y_stride});
+    if (is_dense(w)) return dense_linear(*this, call);
     const Acts acts = room_for(w, m);
-    quantize_tokens({x, x_stride, acts, meaning_of_zero(w)});
-    const LinearJob job{w, acts, bias, y, y_stride};
+    quantize_tokens({call.x, call.x_stride, acts, meaning_of_zero(w)}, call.before);
+    const LinearJob job{w, acts, call.bias, call.residual, call.residual_stride, call.y, call.y_stride};
     const Cut cut = cut_up(w, m, threads());
     pool_.share(cut.tasks, [&](std::int64_t task, int thread) {
         kernels_->linear(job, cut.part(task), scratch(thread));

@@ -19,6 +19,25 @@ struct PackedWeights {
     Piece memory;
 };
 
+// What is done to a row before it is rounded: nothing, a norm, or the gate (x then has 2 k columns).
+struct Before {
+    const float* norm = nullptr;  // [k]
+    float eps = 0.0f;
+    bool gated = false;
+};
+
+// y [m, n] = quantised before(x) [m, k] x weights^T + bias [n] + residual [m, n]; null: none. Strides in floats.
+struct LinearCall {
+    const Weights* weights;
+    const float* x;
+    std::int64_t m, x_stride;
+    Before before;
+    const float* bias;
+    const float* residual;
+    std::int64_t residual_stride;
+    float* y;
+    std::int64_t y_stride;
+};
 // How weights times m tokens become tasks: `step` blocks by `slab` tokens each, all blocks of a slab in turn.
 struct Cut {
     std::int64_t blocks, m, slab, step, across, tasks;
@@ -49,13 +68,22 @@ public:
     void quantize(const float* x, std::int64_t m, std::int64_t k, std::int64_t stride, std::int64_t group,
                   std::int8_t* codes, float* scales, std::int32_t* sums);
 
-    // y [m, n] = x [m, k] x weights^T + bias [n] or null; x is quantised, unless the weights are dense.
-    void linear(const Weights& weights, const float* x, std::int64_t m, std::int64_t x_stride, const float* bias,
-                float* y, std::int64_t y_stride);
+    void linear(const LinearCall& call);
+
+    // Each row of x [m, n] normalised on its own, to y.
+    void rms_norm(const float* x, std::int64_t m, std::int64_t n, std::int64_t stride, const float* weight, float eps,
+                  float* y);
+
+    // Calls take(x, stride, first, last) for all tokens of x [m, k], on all threads, with what comes before done to
+    // their rows. first and last are multiples of `panel`, or last is m.
+    template <class Take>
+    void each_panel(const Before& before, const float* x, std::int64_t m, std::int64_t k, std::int64_t stride,
+                    std::int64_t panel, const Take& take);
 
 private:
     Acts room_for(const Weights& weights, std::int64_t m);
-    void quantize_tokens(const QuantizeJob& job);
+    float* rows_of(int thread, std::size_t count);
+    void quantize_tokens(const QuantizeJob& job, const Before& before);
 
     const Kernels* kernels_;
     Pool pool_;
@@ -63,6 +91,31 @@ private:
     std::vector<Piece> scratch_;  // one piece a thread
     std::mutex one_call_;         // the activations below belong to one call at a time
     Piece acts_;
+    std::vector<Piece> rows_;  // one piece a thread: rows between what comes before and their rounding
 };
+
+template <class Take>
+void Runtime::each_panel(const Before& before, const float* x, std::int64_t m, std::int64_t k, std::int64_t stride,
+                         std::int64_t panel, const Take& take) {
+    constexpr std::int64_t kSmall = 8192;  // floats that one thread takes in about a dispatch
+    const std::int64_t fit = kSmall / k / kPanel * kPanel, tokens = fit > kPanel ? fit : kPanel;
+    pool_.share((m + tokens - 1) / tokens, [&](std::int64_t task, int thread) {
+        const std::int64_t first = task * tokens, last = first + tokens < m ? first + tokens : m;
+        if (!before.norm && !before.gated) return take(x, stride, first, last);
+        float* rows = rows_of(thread, static_cast<std::size_t>(panel * k));
+        for (std::int64_t at = first; at < last; at += panel) {
+            const std::int64_t end = at + panel < last ? at + panel : last;
+            for (std::int64_t token = at; token < end; ++token) {
+                float* row = rows + (token - at) * k;
+                if (before.gated) {
+                    kernels_->floats->gate(x + token * stride, k, row);
+                } else {
+                    kernels_->floats->normalise(x + token * stride, before.norm, before.eps, k, row);
+                }
+            }
+            take(rows - at * k, k, at, end);
+        }
+    });
+}
 
 }  // namespace nearfield
