@@ -56,7 +56,8 @@ struct DenseCase {
     std::vector<float> run(Runtime& runtime) const {
         const PackedWeights weights = packed(runtime);
         std::vector<float> y(static_cast<std::size_t>(m * n));
-        dense_linear(runtime, weights.view, x.data(), m, k, outputs(y));
+        const Outputs out = outputs(y);
+        runtime.linear({&weights.view, x.data(), m, k, {}, out.bias, out.residual, n, out.y, n});
         return y;
     }
 
