@@ -1,8 +1,9 @@
 """Each operation of the C++ kernels on real shapes, as a share of the limit measured in the same run.
 
 The limit of a linear operation is the larger of two times: its packed weights at the read bandwidth, and
-its multiply-adds at the int8 rate. The weights are so many copies that together they exceed the caches by
-far, and every pass goes through them in order; activations are small and stay cached, as in a model.
+its multiply-adds at the rate of its format (int8 for w8 and w4). The weights are so many copies that together
+they exceed the caches by far, and every pass goes through them in order; activations are small and stay
+cached, as in a model.
 """
 
 import time
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nearfield.bench.machine import Machine, middle
+from nearfield.bench.machine import KINDS, Machine, middle
 from nearfield.bench.workload import Report
 from nearfield.kernels import cpu
 from nearfield.kernels.cpu.kernels import CpuKernels
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 SHAPES = ((9728, 896), (896, 4864), (2048, 8192), (16384, 2048))
 """Outputs and inputs: gate and up, and down, of a 0.5B model; down, and gate and up, of a 1B one."""
 
-FORMATS = ("w8", "w4")
+RATES = {"w8": "int8", "w4": "int8", "bf16": "bf16", "fp32": "fp32"}
+"""The formats of weights, and the kind of multiply-adds that each is made of."""
+DENSE = {"bf16": torch.bfloat16, "fp32": torch.float32}
 PASS_SECONDS = 0.03
 """About how long a pass takes where the number of tokens, and not memory, decides."""
 
@@ -45,20 +48,30 @@ def run_kernels(threads: int | None, isa: str | None, params: KernelsParams, rep
     kernels = cpu.load(threads, isa)
     machine = Machine(kernels, params.nbytes)
     rows: list[dict[str, Any]] = []
-    limits: list[tuple[float, float]] = []
-    for format in FORMATS:
+    reads: list[float] = []
+    rates: dict[str, list[float | None]] = {kind: [] for kind in KINDS}
+    for format in RATES:
+        kind = _kind(machine, format)
         for n, k in SHAPES:
             report(f"{format} [{n}, {k}]")
             copies = Copies(kernels, format, n, k, params)
             for m in params.m:
-                row, seen = _measure(machine, copies, m, params.rounds)
+                row, seen = _measure(machine, kind, copies, m, params.rounds)
                 rows.append(row)
-                limits.extend(seen)
-    bf16 = machine.gmac_s("bf16")
+                reads.extend(limits.read_gb_s for limits in seen)
+                rates[kind].extend(limits.gmac_s for limits in seen)
     return {"kind": "kernels", "isa": kernels.isa, "threads": kernels.threads, "bytes": params.nbytes,
-            "limits": {"read_gb_s": middle([read for read, _ in limits]),
-                       "int8_gmac_s": middle([rate for _, rate in limits]), "bf16_gmac_s": middle([bf16])},
+            "limits": {"read_gb_s": round(median(reads), 1),
+                       **{f"{kind}_gmac_s": middle(rates[kind]) for kind in KINDS}},
             "rows": rows}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What was measured beside an operation: reading, and multiply-adds of its kind, None where there are none."""
+
+    read_gb_s: float
+    gmac_s: float | None
 
 
 class Copies:
@@ -67,10 +80,10 @@ class Copies:
     def __init__(self, kernels: CpuKernels, format: str, n: int, k: int, params: KernelsParams) -> None:
         self.format, self.n, self.k, self.group = format, n, k, params.group
         self._kernels = kernels
-        codes, scales = _plain(format, n, k, params.group)
-        self._packed = [self._pack(codes, scales)]
+        plain = _plain(format, n, k, params.group)
+        self._packed = [self._pack(*plain)]
         while len(self._packed) * self.nbytes < params.nbytes:
-            self._packed.append(self._pack(codes, scales))
+            self._packed.append(self._pack(*plain))
 
     @property
     def nbytes(self) -> int:
@@ -90,30 +103,44 @@ class Copies:
                 break
         return (time.perf_counter() - start) / done
 
-    def _pack(self, codes: Tensor, scales: Tensor) -> "_native.PackedWeights":
+    def _pack(self, matrix: Tensor, scales: Tensor) -> "_native.PackedWeights":
+        if self.format in DENSE:
+            return self._kernels.pack_dense(matrix)
         if self.format == "w8":
-            return self._kernels.pack_int8(codes, scales)
-        return self._kernels.pack_int4(codes, scales, self.group)
+            return self._kernels.pack_int8(matrix, scales)
+        return self._kernels.pack_int4(matrix, scales, self.group)
 
 
 def _plain(format: str, n: int, k: int, group: int) -> tuple[Tensor, Tensor]:
+    """The codes or floats, and the scales, of which dense weights have none."""
     random = torch.Generator().manual_seed(0)
+    if format in DENSE:
+        return torch.randn(n, k, generator=random).to(DENSE[format]), torch.empty(0)
     if format == "w8":
         return torch.randint(-128, 128, (n, k), dtype=torch.int8, generator=random), torch.full((n,), 0.01)
     codes = torch.randint(0, 256, (n, k // 2), dtype=torch.uint8, generator=random)
     return codes, torch.full((n, k // group), 0.01, dtype=torch.float16)
 
 
-def _measure(machine: Machine, copies: Copies, m: int,
-             rounds: int) -> tuple[dict[str, Any], Sequence[tuple[float, float]]]:
-    """A row, and the limits (GB/s, GMAC/s) that were seen around it."""
+def _kind(machine: Machine, format: str) -> str:
+    """What the kernels multiply with: bf16 becomes fp32 where no instruction takes it."""
+    kind = RATES[format]
+    return "fp32" if kind == "bf16" and machine.gmac_s(kind) is None else kind
+
+
+def _measure(machine: Machine, kind: str, copies: Copies, m: int,
+             rounds: int) -> tuple[dict[str, Any], Sequence[Limits]]:
+    """A row, and the limits that were seen around it."""
     x = torch.randn(m, copies.k, generator=torch.Generator().manual_seed(1))
-    seen, times, shares = [_limits(machine)], [], []
+    seen, times, shares = [_limits(machine, kind)], [], []
     for _ in range(rounds):
         times.append(copies.seconds(x))
-        seen.append(_limits(machine))
-        read, rate = ((a + b) / 2 for a, b in zip(seen[-2], seen[-1], strict=True))
-        least = max(copies.nbytes / read, m * copies.n * copies.k / rate) / 1e9
+        seen.append(_limits(machine, kind))
+        before, after = seen[-2:]
+        read = (before.read_gb_s + after.read_gb_s) / 2
+        least = copies.nbytes / read / 1e9
+        if before.gmac_s and after.gmac_s:
+            least = max(least, m * copies.n * copies.k / ((before.gmac_s + after.gmac_s) / 2) / 1e9)
         shares.append(least / times[-1])
     row = {"op": "linear", "format": copies.format, "m": m, "n": copies.n, "k": copies.k,
            "us": round(median(times) * 1e6, 1), "share": round(median(shares), 3)}
@@ -122,5 +149,5 @@ def _measure(machine: Machine, copies: Copies, m: int,
     return row, seen
 
 
-def _limits(machine: Machine) -> tuple[float, float]:
-    return machine.read_gb_s(), machine.gmac_s("int8") or float("inf")
+def _limits(machine: Machine, kind: str) -> Limits:
+    return Limits(machine.read_gb_s(), machine.gmac_s(kind))

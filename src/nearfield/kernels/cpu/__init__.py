@@ -10,6 +10,10 @@ starting at 0; the bias is added last, by a sum of its own. Weights with one sca
 all columns. The bits do not depend on the instruction set, the threads, the number of tokens or which
 tokens come together.
 
+Dense weights (csrc/dense.hpp) are the profiles `cpu-fp32-v1` and `cpu-bf16-fma-v1`, again the same bits
+everywhere: one chain of fused multiply-adds an output, over ascending columns. Where the processor multiplies
+bf16 itself (vdpbf16ps) the profile is `cpu-bf16-dp-v1`: the same for any threads and tokens, on such machines.
+
 `load` is the door; it says what is missing where the extension was not built.
 """
 

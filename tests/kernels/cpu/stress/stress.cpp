@@ -5,35 +5,17 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
-#include <random>
 
 #include "choosing.hpp"
+#include "dense_case.hpp"
 #include "pack.hpp"
+#include "random.hpp"
 
 using namespace nearfield;
 
 namespace {
-
-using Random = std::mt19937;
-
-std::int64_t between(Random& random, std::int64_t low, std::int64_t high) {
-    return std::uniform_int_distribution<std::int64_t>(low, high)(random);
-}
-
-template <class T>
-std::vector<T> integers(Random& random, std::int64_t count, std::int64_t low, std::int64_t high) {
-    std::vector<T> values(static_cast<std::size_t>(count));
-    for (T& value : values) value = static_cast<T>(between(random, low, high));
-    return values;
-}
-
-std::vector<float> floats(Random& random, std::int64_t count) {
-    std::vector<float> values(static_cast<std::size_t>(count));
-    std::normal_distribution<float> normal;
-    for (float& value : values) value = normal(random);
-    return values;
-}
 
 // Exactly as long as the operation may read, so that the sanitizer sees one byte more.
 struct Case {
@@ -75,6 +57,24 @@ struct Case {
     }
 };
 
+// Whether dense weights give the same bits wherever the profile is the same, and rows are found again.
+bool dense_agrees(Random& random, const std::vector<std::unique_ptr<Runtime>>& runtimes) {
+    const DenseCase one(random);
+    std::map<std::string, std::vector<float>> expected;
+    for (const auto& runtime : runtimes) {
+        if (!one.finds_rows(*runtime)) return false;
+        for (const DenseKernels* kernels : one.kernels(*runtime)) {
+            if (runtime->threads() > 1) break;
+            const std::vector<float> alone = one.run_alone(*kernels);
+            const std::vector<float>& first = expected.emplace(kernels->profile, alone).first->second;
+            if (!same_bits(first, alone)) return false;
+        }
+        const char* profile = dense_kernels(runtime->kernels(), one.codes).profile;
+        if (!same_bits(expected.at(profile), one.run(*runtime))) return false;
+    }
+    return true;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -100,6 +100,10 @@ int main(int argc, char** argv) {
             }
         }
         if (!choosing::tokens_agree(random, runtimes) || !choosing::codes_agree(random, runtimes)) return 1;
+        if (!dense_agrees(random, runtimes)) {
+            std::printf("other bits of dense weights in case %d\n", cases);
+            return 1;
+        }
         ++cases;
     }
     std::printf("%d cases, the same bits on %d runtimes\n", cases, int(runtimes.size()));

@@ -8,12 +8,13 @@ namespace {
 
 // Sums take two registers each, of 16.
 struct Sizes {
-    static constexpr int kStreams = 2, kFew = 0, kBlocks = 1, kPanels = 1;
+    static constexpr int kStreams = 2, kBlocks = 1, kPanels = 1;
+    static constexpr bool kFew = false;
 };
 
 }  // namespace
 
-const DenseKernels avx2_fp32 = {"cpu-fp32-v1", Single::kWords, pack<Single>, multiply<Single, Sizes>};
+const DenseKernels avx2_fp32 = {"cpu-fp32-v1", Plain::kWords, pack<Plain>, multiply<Plain, Sizes>};
 const DenseKernels avx2_bf16 = {"cpu-bf16-fma-v1", Widened::kWords, pack<Widened>, multiply<Widened, Sizes>};
 
 }  // namespace nearfield

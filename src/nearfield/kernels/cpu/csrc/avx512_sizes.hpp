@@ -5,7 +5,8 @@ namespace nearfield {
 namespace {
 
 struct Sizes {
-    static constexpr int kStreams = 2, kFew = 4, kBlocks = 3, kPanels = 2;
+    static constexpr int kStreams = 2, kBlocks = 3, kPanels = 2;
+    static constexpr bool kFew = true;
 };
 
 }  // namespace

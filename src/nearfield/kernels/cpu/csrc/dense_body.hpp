@@ -1,5 +1,6 @@
 // Dense weights times activations, over any Vec and any `Product`: how a line of weights, a token's words for
-// it and their products look. `Sizes` says how many sums the instruction set's registers hold.
+// it and their products look. `Sizes` says what sums the registers hold: kStreams blocks for one token, kBlocks by
+// kPanels for many, and one block by up to four panels if kFew.
 // Every sum is taken in order of the lines, whatever the tile, so the bits depend on none of it.
 #pragma once
 
@@ -10,13 +11,13 @@ namespace {
 
 constexpr std::int64_t kPiece = 512;  // columns that are converted before they are laid side by side
 constexpr std::int64_t kDepth = 128;  // lines of a block that stay in the first cache, tile after tile
-constexpr std::int64_t kSlow = 8;  // reads for each ask, where tokens are many
+constexpr std::int64_t kSlow = 8;     // reads for each ask, where tokens are many
 constexpr std::size_t kAskAhead = 16 << 10;  // bytes that a stream of weights is asked for ahead
 
 inline std::int64_t least_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
 // fp32: a line is a column, and a word its activation.
-struct Single {
+struct Plain {
     static constexpr int kColumns = 1, kWords = 1;
     using Row = Vec;
     using Act = Vec;
@@ -100,9 +101,8 @@ struct Place {
     std::int64_t block, token, first, last;
 };
 
-// R blocks by P panels, all sums in registers; `sums` [R][tokens][16] holds those of the lines before and takes
-// the new ones. A line of weights at `ahead` is asked for with each one that is read, or with each eighth;
-// Ask 0: none.
+// R blocks by P panels, all sums in registers; `partial` [R][tokens][16] holds those of the lines before and takes
+// the new ones. A line of weights at `ahead` is asked for with every Ask-th that is read; 0: none.
 template <class Product, int R, int P, int Width, int Ask>
 inline void tile(const DenseJob& job, const Place& at, float* partial, const std::uint8_t* ahead) {
     constexpr int T = P * Width;
@@ -139,7 +139,9 @@ inline void tile(const DenseJob& job, const Place& at, float* partial, const std
     }
     if (at.last < lines_of(w)) return;
     for (int t = 0; t < T && at.token + t < job.panels.m; ++t) {
-        for (int r = 0; r < R; ++r) finish(job, (at.block + r) * kRows, at.token + t, load(partial + (r * T + t) * kRows));
+        for (int r = 0; r < R; ++r) {
+            finish(job, (at.block + r) * kRows, at.token + t, load(partial + (r * T + t) * kRows));
+        }
     }
 }
 
@@ -151,8 +153,7 @@ void many(const DenseJob& job, std::int64_t block, const Part& part, float* scra
     const std::size_t down = job.weights.block_bytes;
     const std::uint8_t* data = job.weights.data + static_cast<std::size_t>(block) * down;
     const std::int64_t lines = lines_of(job.weights);
-    const bool slowly = part.token_last - part.token_first >= kSlow * R * tokens;
-    const std::int64_t asks = slowly ? R * kSlow : R;
+    const std::int64_t every = part.token_last - part.token_first >= kSlow * R * tokens ? kSlow : 1;
     for (std::int64_t first = 0; first < lines; first += kDepth) {
         const std::int64_t last = least_of(lines, first + kDepth);
         const std::uint8_t* next = data + (last < lines ? static_cast<std::size_t>(last) * kLine : R * down);
@@ -160,13 +161,12 @@ void many(const DenseJob& job, std::int64_t block, const Part& part, float* scra
         std::int64_t i = 0;
         for (std::int64_t token = part.token_first; token < part.token_last; token += tokens, ++i) {
             const Place at{block, token, first, last};
-            const std::int64_t j = slowly ? i % kSlow * (kDepth / kSlow) : 0;
-            const std::uint8_t* ahead = next + (slowly ? i / kSlow : i) * down + j * kLine;
+            const std::uint8_t* ahead = next + i / every * down + i % every * (kDepth / every) * kLine;
             if (part.token_last - token <= kPanel) {
                 tile<Product, R, 1, kPanel, 0>(job, at, partial, nullptr);
-            } else if (i >= asks) {
+            } else if (i >= R * every) {
                 tile<Product, R, Sizes::kPanels, kPanel, 0>(job, at, partial, nullptr);
-            } else if (slowly) {
+            } else if (every == kSlow) {
                 tile<Product, R, Sizes::kPanels, kPanel, kSlow>(job, at, partial, ahead);
             } else {
                 tile<Product, R, Sizes::kPanels, kPanel, 1>(job, at, partial, ahead);
@@ -200,7 +200,7 @@ void multiply(const DenseJob& job, const Part& part, std::uint8_t* scratch) {
     float* sums = reinterpret_cast<float*>(scratch);
     if (job.panels.width == 1) return single<Product, Sizes::kStreams>(job, part, sums);
     const std::int64_t panels = (part.token_last - part.token_first + kPanel - 1) / kPanel;
-    if constexpr (Sizes::kFew >= 4) {
+    if constexpr (Sizes::kFew) {
         if (panels == 1) return few<Product, 1>(job, part, sums);
         if (panels == 2) return few<Product, 2>(job, part, sums);
         if (panels == 3) return few<Product, 3>(job, part, sums);

@@ -34,15 +34,16 @@ void row(const Weights& w, const std::uint8_t* block, std::size_t r, float* y) {
     if (w.codes == Codes::fp32) return gather<1, 0>(block, r, k, y, value_at<float>);
     if (w.codes == Codes::bf16) return gather<2, 1>(block, r, k, y, widened);
     const float scale = value_at<float>(block + w.block_bytes - kLine + r * sizeof(float));
-    gather<4, 0>(block, r, k, y, [scale](const std::uint8_t* at) { return static_cast<float>(*at - 128) * scale; });
+    const auto scaled = [scale](const std::uint8_t* at) { return static_cast<float>(*at - 128) * scale; };
+    gather<4, 0>(block, r, k, y, scaled);
 }
 
 }  // namespace
 
 void embed(Runtime& runtime, const Weights& table, const std::int64_t* tokens, std::int64_t count, float* y) {
     if (!scaled_by_row(table)) {
-        throw std::invalid_argument("a table of tokens can not have scales for groups of columns; pack it as floats, or "
-                                    "as int8 with one scale a row");
+        throw std::invalid_argument("a table of tokens can not have scales for groups of columns; pack it as floats, "
+                                    "or as int8 with one scale a row");
     }
     const std::int64_t each = std::max<std::int64_t>(1, kSmallEmbed / table.k);
     runtime.pool().share((count + each - 1) / each, [&](std::int64_t task, int) {

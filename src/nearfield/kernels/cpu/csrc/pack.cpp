@@ -94,7 +94,7 @@ struct Source {
 void put_row(const Weights& w, const Source& from, std::int64_t row, std::uint8_t* block, Fault& scale_fault,
              Fault& zero_fault) {
     const std::int64_t groups = groups_of(w), r = row % kRows;
-    const std::size_t bytes = code_bytes(w), source_bytes = static_cast<std::size_t>(w.group * static_cast<int>(w.codes) / 8);
+    const std::size_t bytes = code_bytes(w), source_bytes = bytes / kRows;
     for (std::int64_t g = 0; g < groups; ++g) {
         const std::int64_t at = row * groups + g;
         const bool second = g % 2, alone = !second && g + 1 == groups;

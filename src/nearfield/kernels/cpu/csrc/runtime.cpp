@@ -204,7 +204,9 @@ void Runtime::linear(const LinearCall& call) {
     quantize_tokens({call.x, call.x_stride, acts, meaning_of_zero(w)}, call.before);
     const LinearJob job{w, acts, call.bias, call.residual, call.residual_stride, call.y, call.y_stride};
     const Cut cut = cut_up(w, m, threads());
-    pool_.share(cut.tasks, [&](std::int64_t task, int thread) { kernels_->linear(job, cut.part(task), scratch(thread)); });
+    pool_.share(cut.tasks, [&](std::int64_t task, int thread) {
+        kernels_->linear(job, cut.part(task), scratch(thread));
+    });
 }
 
 }  // namespace nearfield
