@@ -55,7 +55,8 @@ double avx512_mac_bf16(std::int64_t rounds) {
 }
 
 const Kernels& avx512_kernels() {
-    static const Kernels kernels = {"avx512", &avx512_floats, avx512_quantize, linear, read, mac_int8, nullptr, mac_fp32};
+    static const Kernels kernels = {"avx512", &avx512_floats, &avx512_attention, avx512_quantize, linear,
+                                    read,     mac_int8,       nullptr,           mac_fp32};
     return kernels;
 }
 

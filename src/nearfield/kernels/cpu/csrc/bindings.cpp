@@ -1,6 +1,7 @@
 // The module _native: plain integers for pointers, since an array argument costs 2 us. Python's side
 // (nearfield/kernels/cpu) checks shapes and types; here only what could not be checked there.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -47,6 +48,25 @@ void rms_norm_at(Runtime& runtime, Address x, std::int64_t m, std::int64_t n, st
     runtime.rms_norm(at<const float>(x), m, n, stride, at<const float>(weight), eps, at<float>(y));
 }
 
+void attention_at(Runtime& runtime, Address qkv, std::int64_t tokens, std::int64_t stride, std::int64_t heads,
+                  Address q_norm, float q_eps, Address k_norm, float k_eps, Address cos, Address sin, Address k,
+                  Address v, bool bf16, std::int64_t cache_pages, std::int64_t kv_heads, std::int64_t size,
+                  std::int64_t page, std::int64_t window, Address spans, std::int64_t rows, Address pages,
+                  std::int64_t page_count, Address out) {
+    const nb::gil_scoped_release released;
+    runtime.attention({at<const float>(qkv), tokens, stride, heads, {at<const float>(q_norm), q_eps},
+                       {at<const float>(k_norm), k_eps}, at<const float>(cos), at<const float>(sin),
+                       {at<void>(k), at<void>(v), bf16, cache_pages, kv_heads, size, page}, window,
+                       at<const std::int64_t>(spans), rows, at<const std::int64_t>(pages), page_count,
+                       at<float>(out)});
+}
+
+// A tensor over the memory, which lives as long as either.
+nb::ndarray<nb::pytorch, std::uint8_t, nb::ndim<1>> tensor_of(const Piece& piece) {
+    const auto free = [](void* owner) noexcept { delete static_cast<Piece*>(owner); };
+    return {piece.get(), {piece.bytes}, nb::capsule(new Piece(piece), free)};
+}
+
 void quantize_at(Runtime& runtime, Address x, std::int64_t m, std::int64_t k, std::int64_t stride,
                  std::int64_t group, Address codes, Address scales, Address sums) {
     const nb::gil_scoped_release released;
@@ -78,7 +98,8 @@ NB_MODULE(_native, m) {
 
     nb::class_<Piece>(m, "Memory")
         .def_prop_ro("address", [](const Piece& p) { return reinterpret_cast<Address>(p.get()); })
-        .def_prop_ro("nbytes", [](const Piece& p) { return p.bytes; });
+        .def_prop_ro("nbytes", [](const Piece& p) { return p.bytes; })
+        .def("tensor", &tensor_of);
 
     nb::class_<Runtime>(m, "Runtime")
         .def(nb::init<int, const std::string&>(), "threads"_a, "isa"_a)
@@ -92,6 +113,9 @@ NB_MODULE(_native, m) {
         .def("linear", &linear_at, "weights"_a, "x"_a, "m"_a, "x_stride"_a, "norm"_a, "eps"_a,
              "gated"_a, "bias"_a, "residual"_a, "residual_stride"_a, "y"_a, "y_stride"_a)
         .def("rms_norm", &rms_norm_at, "x"_a, "m"_a, "n"_a, "stride"_a, "weight"_a, "eps"_a, "y"_a)
+        .def("attention", &attention_at, "qkv"_a, "tokens"_a, "stride"_a, "heads"_a, "q_norm"_a, "q_eps"_a, "k_norm"_a,
+             "k_eps"_a, "cos"_a, "sin"_a, "k"_a, "v"_a, "bf16"_a, "cache_pages"_a, "kv_heads"_a, "size"_a, "page"_a,
+             "window"_a, "spans"_a, "rows"_a, "pages"_a, "page_count"_a, "out"_a)
         .def("read", &read_at, "memory"_a)
         .def("multiply", &multiply, "kind"_a, "rounds"_a);
 }

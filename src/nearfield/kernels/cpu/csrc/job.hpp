@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "attention.hpp"
 #include "floats.hpp"
 
 namespace nearfield {
@@ -85,6 +86,7 @@ static inline std::size_t pair_bytes(const Weights& w) {
 struct Kernels {
     const char* name;
     const Floats* floats;
+    const AttentionKernels* attention;
     void (*quantize)(const QuantizeJob&, std::int64_t first, std::int64_t last);
     void (*linear)(const LinearJob&, const Part&, std::uint8_t* scratch);
     std::uint64_t (*read)(const std::uint8_t* data, std::size_t bytes);

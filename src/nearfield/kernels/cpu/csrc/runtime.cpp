@@ -71,7 +71,8 @@ std::vector<std::string> supported_isas() {
     return names;
 }
 
-Runtime::Runtime(int threads, const std::string& isa) : kernels_(chosen(isa)), pool_(threads) {
+Runtime::Runtime(int threads, const std::string& isa)
+    : kernels_(chosen(isa)), pool_(threads), attention_(*kernels_->attention, pool_, arena_) {
     for (int thread = 0; thread < threads; ++thread) scratch_.push_back(arena_.take(kScratch));
     rows_.resize(static_cast<std::size_t>(threads));
 }
@@ -159,6 +160,11 @@ void Runtime::linear(const LinearCall& call) {
         const Part part{block, std::min(blocks, block + step), token, std::min(m, token + kSlab)};
         kernels_->linear(job, part, scratch_[static_cast<std::size_t>(thread)].get());
     });
+}
+
+void Runtime::attention(const AttentionCall& call) {
+    const std::lock_guard<std::mutex> turn(one_call_);
+    attention_.run(call);
 }
 
 }  // namespace nearfield

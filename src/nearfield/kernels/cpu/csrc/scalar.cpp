@@ -58,8 +58,8 @@ double mac(std::int64_t rounds) {
 }  // namespace
 
 const Kernels& scalar_kernels() {
-    static const Kernels kernels = {"scalar", &scalar_floats,    quantize, linear_blockwise<ScalarOps>,
-                                    read,     mac<std::int32_t>, nullptr,  mac<float>};
+    static const Kernels kernels = {"scalar", &scalar_floats,    &scalar_attention, quantize, linear_blockwise<ScalarOps>,
+                                    read,     mac<std::int32_t>, nullptr,           mac<float>};
     return kernels;
 }
 
