@@ -13,10 +13,11 @@ set(NEARFIELD_AVX512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx51
 
 add_library(nearfield_kernels STATIC)
 target_sources(nearfield_kernels PRIVATE
-  "${NEARFIELD_CSRC}/dense.cpp" "${NEARFIELD_CSRC}/embed.cpp" "${NEARFIELD_CSRC}/limits.cpp"
-  "${NEARFIELD_CSRC}/memory.cpp" "${NEARFIELD_CSRC}/pack.cpp" "${NEARFIELD_CSRC}/pool.cpp"
-  "${NEARFIELD_CSRC}/round.cpp" "${NEARFIELD_CSRC}/runtime.cpp" "${NEARFIELD_CSRC}/sample.cpp"
-  "${NEARFIELD_CSRC}/scalar.cpp" "${NEARFIELD_CSRC}/scalar_dense.cpp" "${NEARFIELD_CSRC}/scalar_floats.cpp")
+  "${NEARFIELD_CSRC}/attention_run.cpp" "${NEARFIELD_CSRC}/dense.cpp" "${NEARFIELD_CSRC}/embed.cpp"
+  "${NEARFIELD_CSRC}/limits.cpp" "${NEARFIELD_CSRC}/memory.cpp" "${NEARFIELD_CSRC}/pack.cpp"
+  "${NEARFIELD_CSRC}/pool.cpp" "${NEARFIELD_CSRC}/round.cpp" "${NEARFIELD_CSRC}/runtime.cpp"
+  "${NEARFIELD_CSRC}/sample.cpp" "${NEARFIELD_CSRC}/scalar.cpp" "${NEARFIELD_CSRC}/scalar_attention.cpp"
+  "${NEARFIELD_CSRC}/scalar_dense.cpp" "${NEARFIELD_CSRC}/scalar_floats.cpp")
 target_include_directories(nearfield_kernels PUBLIC "${NEARFIELD_CSRC}")
 target_compile_features(nearfield_kernels PUBLIC cxx_std_17)
 target_compile_options(nearfield_kernels PRIVATE -O3 -ffp-contract=off -Wall -Wextra)
@@ -29,9 +30,11 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NEARFIELD_HAS_AVX512VNNI)
   set(NEARFIELD_AVX512_SOURCES
     "${NEARFIELD_CSRC}/avx512.cpp" "${NEARFIELD_CSRC}/avx512_quantize.cpp"
     "${NEARFIELD_CSRC}/avx512_rows.cpp" "${NEARFIELD_CSRC}/avx512_groups.cpp"
-    "${NEARFIELD_CSRC}/avx512_dense.cpp" "${NEARFIELD_CSRC}/avx512_floats.cpp")
+    "${NEARFIELD_CSRC}/avx512_attention.cpp" "${NEARFIELD_CSRC}/avx512_dense.cpp"
+    "${NEARFIELD_CSRC}/avx512_floats.cpp")
   set(NEARFIELD_AVX2_SOURCES
-    "${NEARFIELD_CSRC}/avx2.cpp" "${NEARFIELD_CSRC}/avx2_dense.cpp" "${NEARFIELD_CSRC}/avx2_floats.cpp")
+    "${NEARFIELD_CSRC}/avx2.cpp" "${NEARFIELD_CSRC}/avx2_attention.cpp" "${NEARFIELD_CSRC}/avx2_dense.cpp"
+    "${NEARFIELD_CSRC}/avx2_floats.cpp")
   target_sources(nearfield_kernels PRIVATE ${NEARFIELD_AVX2_SOURCES} ${NEARFIELD_AVX512_SOURCES})
   set_source_files_properties(${NEARFIELD_AVX2_SOURCES} PROPERTIES COMPILE_OPTIONS "${NEARFIELD_AVX2}")
   set_source_files_properties(${NEARFIELD_AVX512_SOURCES} PROPERTIES COMPILE_OPTIONS "${NEARFIELD_AVX512}")

@@ -46,8 +46,9 @@ class Way:
     prefix: bool = True
 
     def load(self, folder: Path | None, options: Mapping[str, Any]) -> Loaded:
-        config = EngineConfig(**{"kv_memory": 64 << 20, "isa": self.isa, "threads": self.threads, "max_seqs": self.batch,
-                                 "max_step_tokens": self.chunk, "prefix_cache": self.prefix, **options})
+        config = EngineConfig(**{"kv_memory": 64 << 20, "isa": self.isa, "threads": self.threads,
+                                 "max_seqs": self.batch, "max_step_tokens": self.chunk, "prefix_cache": self.prefix,
+                                 **options})
         return load_engine(folder, config, tokenizer=folder is None)
 
 

@@ -1,6 +1,7 @@
 """Binding a backend's functions to the operations, once, at start."""
 
 import logging
+
 import torch
 
 from nearfield.core.config import DType

@@ -1,7 +1,7 @@
 """Dense weights on their way into a model: by name from a source, packed in a format, laid out for the kernels."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -47,6 +47,4 @@ class DenseWeights:
         """The parts one below the other, packed and prepared."""
         dense = [self.source.get(name, (rows, columns)) for name, rows in parts.items()]
         fmt = self.formats.table if table else self.formats.inner
-        packed = fmt.pack(dense[0] if len(dense) == 1 else torch.cat(dense), self.ops.round_to_nearest)
-        prepared = self.ops.prepare(packed)
-        return replace(prepared, tensors=packed.tensors) if table else prepared   # rows are looked up in the table
+        return self.ops.prepare(fmt.pack(dense[0] if len(dense) == 1 else torch.cat(dense), self.ops.round_to_nearest))

@@ -95,4 +95,5 @@ def test_dense_weights_fuse_alike(kernels: CpuKernels, dtype: torch.dtype) -> No
         gated = torch.from_numpy(float_twin.gate(x.numpy()))
         assert torch.equal(kernels.linear(x[:, :101], packed, norm=norm, residual=residual),
                            kernels.linear(normed, packed) + residual)
-        assert torch.equal(kernels.linear(x, packed, gated=True, residual=residual), kernels.linear(gated, packed) + residual)
+        assert torch.equal(kernels.linear(x, packed, gated=True, residual=residual),
+                           kernels.linear(gated, packed) + residual)

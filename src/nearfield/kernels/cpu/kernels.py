@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nearfield.kernels.ops import Norm, SampleRow
+from nearfield.kernels.cpu import attention
+from nearfield.kernels.ops import AttnPlan, Heads, KVLayer, KVShape, Norm, SampleRow
 from nearfield.kernels.reference.rounding import not_finite
 
 if TYPE_CHECKING:
@@ -153,6 +154,23 @@ class CpuKernels:
         out = torch.empty((m, n), dtype=torch.float32)
         self._runtime.rms_norm(x.data_ptr(), m, n, x.stride(0), norm.weight.data_ptr(), norm.eps, out.data_ptr())
         return out
+
+    def new_kv(self, shape: KVShape, pages: int, dtype: torch.dtype) -> tuple[KVLayer, ...]:
+        """Zeroed K [pages, G, d, P] and V [pages, G, P, d] of all layers, in memory advised for huge pages.
+
+        Raises ValueError for a dtype that is not bfloat16 or float32, MemoryError where it cannot be had.
+        """
+        return attention.new_kv(self._runtime, shape, pages, dtype)
+
+    def attention(self, qkv: Tensor, heads: Heads, rotation: tuple[Tensor, Tensor], cache: KVLayer,
+                  plan: AttnPlan) -> Tensor:
+        """qkv [T, (H + 2G) d] float32 to [T, H d] float32, K and V written to `cache`, as `reference.attention`.
+
+        rotation: cos and sin [T, d / 2] float32. cache: as `new_kv` makes it. d even, at most 256. What lies in
+        pages beyond a row's end is not looked at. Raises ValueError for other shapes, and for rows or pages
+        that do not fit.
+        """
+        return attention.attention(self._runtime, qkv, heads, rotation, cache, plan)
 
     def quantize(self, x: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
         """x [M, K] float32 to codes [M, K] int8, scales [M, K / group] float32 and the sums of each group's

@@ -99,7 +99,7 @@ double mac_fp32(std::int64_t rounds) {
 }  // namespace
 
 const Kernels& avx2_kernels() {
-    static const Kernels kernels = {"avx2", &avx2_floats, quantize, linear_blockwise<Avx2Ops>, read,
+    static const Kernels kernels = {"avx2", &avx2_floats, &avx2_attention, quantize, linear_blockwise<Avx2Ops>, read,
                                     mac_int8, nullptr, mac_fp32, &avx2_fp32, &avx2_bf16, kNever};
     return kernels;
 }

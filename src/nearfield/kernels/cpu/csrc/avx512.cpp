@@ -46,7 +46,7 @@ double mac_fp32(std::int64_t rounds) {
 }  // namespace
 
 const Kernels& avx512_kernels() {
-    static const Kernels kernels = {"avx512", &avx512_floats, avx512_quantize, linear, read,
+    static const Kernels kernels = {"avx512", &avx512_floats, &avx512_attention, avx512_quantize, linear, read,
                                     mac_int8, nullptr, mac_fp32, &avx512_fp32, &avx512_bf16, kNever};
     return kernels;
 }

@@ -1,6 +1,7 @@
 // The module _native: plain integers for pointers, since an array argument costs 2 us. Python's side
 // (nearfield/kernels/cpu) checks shapes and types; here only what could not be checked there.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -68,6 +69,25 @@ void rms_norm_at(Runtime& runtime, Address x, std::int64_t m, std::int64_t n, st
     runtime.rms_norm(at<const float>(x), m, n, stride, at<const float>(weight), eps, at<float>(y));
 }
 
+void attention_at(Runtime& runtime, Address qkv, std::int64_t tokens, std::int64_t stride, std::int64_t heads,
+                  Address q_norm, float q_eps, Address k_norm, float k_eps, Address cos, Address sin, Address k,
+                  Address v, bool bf16, std::int64_t cache_pages, std::int64_t kv_heads, std::int64_t size,
+                  std::int64_t page, std::int64_t window, Address spans, std::int64_t rows, Address pages,
+                  std::int64_t page_count, Address out) {
+    const nb::gil_scoped_release released;
+    runtime.attention({at<const float>(qkv), tokens, stride, heads, {at<const float>(q_norm), q_eps},
+                       {at<const float>(k_norm), k_eps}, at<const float>(cos), at<const float>(sin),
+                       {at<void>(k), at<void>(v), bf16, cache_pages, kv_heads, size, page}, window,
+                       at<const std::int64_t>(spans), rows, at<const std::int64_t>(pages), page_count,
+                       at<float>(out)});
+}
+
+// A tensor over the memory, which lives as long as either.
+nb::ndarray<nb::pytorch, std::uint8_t, nb::ndim<1>> tensor_of(const Piece& piece) {
+    const auto free = [](void* owner) noexcept { delete static_cast<Piece*>(owner); };
+    return {piece.get(), {piece.bytes}, nb::capsule(new Piece(piece), free)};
+}
+
 void quantize_at(Runtime& runtime, Address x, std::int64_t m, std::int64_t k, std::int64_t stride,
                  std::int64_t group, Address codes, Address scales, Address sums) {
     const nb::gil_scoped_release released;
@@ -116,7 +136,8 @@ NB_MODULE(_native, m) {
 
     nb::class_<Piece>(m, "Memory")
         .def_prop_ro("address", [](const Piece& p) { return reinterpret_cast<Address>(p.get()); })
-        .def_prop_ro("nbytes", [](const Piece& p) { return p.bytes; });
+        .def_prop_ro("nbytes", [](const Piece& p) { return p.bytes; })
+        .def("tensor", &tensor_of);
 
     nb::class_<Runtime>(m, "Runtime")
         .def(nb::init<int, const std::string&>(), "threads"_a, "isa"_a)
@@ -136,6 +157,9 @@ NB_MODULE(_native, m) {
         .def("sample", &sample_at, "logits"_a, "v"_a, "stride"_a, "rows"_a)
         .def("round_to_nearest", &round_at, "weights"_a, "bf16"_a, "n"_a, "k"_a, "stride"_a, "group"_a, "low"_a,
              "high"_a, "half"_a, "codes"_a, "scales"_a)
+        .def("attention", &attention_at, "qkv"_a, "tokens"_a, "stride"_a, "heads"_a, "q_norm"_a, "q_eps"_a, "k_norm"_a,
+             "k_eps"_a, "cos"_a, "sin"_a, "k"_a, "v"_a, "bf16"_a, "cache_pages"_a, "kv_heads"_a, "size"_a, "page"_a,
+             "window"_a, "spans"_a, "rows"_a, "pages"_a, "page_count"_a, "out"_a)
         .def("read", &read_at, "memory"_a)
         .def("multiply", &multiply, "kind"_a, "rounds"_a);
 }

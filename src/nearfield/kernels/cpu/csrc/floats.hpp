@@ -5,7 +5,7 @@
 
 namespace nearfield {
 
-constexpr std::int64_t kSpan = 64;  // logits that are summed up together
+constexpr std::int64_t kSpread = 64;  // logits that are summed up together
 
 // Logits x become weights e^((x - peak) / temperature), the best one's being 1.
 struct Softness {
@@ -28,9 +28,9 @@ struct Floats {
     void (*normalise)(const float* x, const float* weight, float eps, std::int64_t n, float* out);
     // out [n] = silu(x[0 .. n-1]) * x[n .. 2n-1].
     void (*gate)(const float* x, std::int64_t n, float* out);
-    // out [ceil(n / kSpan)]: the largest of each span of x [n].
+    // out [ceil(n / kSpread)]: the largest of each span of x [n].
     void (*maxima)(const float* x, std::int64_t n, float* out);
-    // out [ceil(n / kSpan)]: the sum of the weights of each span of x [n].
+    // out [ceil(n / kSpread)]: the sum of the weights of each span of x [n].
     void (*masses)(const float* x, std::int64_t n, const Softness& how, double* out);
     // out [n]: the weight of each of x [n].
     void (*weigh)(const float* x, std::int64_t n, const Softness& how, float* out);

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "attention.hpp"
 #include "floats.hpp"
 
 namespace nearfield {
@@ -100,6 +101,7 @@ struct DenseKernels;  // dense.hpp
 struct Kernels {
     const char* name;
     const Floats* floats;
+    const AttentionKernels* attention;
     void (*quantize)(const QuantizeJob&, std::int64_t first, std::int64_t last);
     void (*linear)(const LinearJob&, const Part&, std::uint8_t* scratch);
     std::uint64_t (*read)(const std::uint8_t* data, std::size_t bytes);

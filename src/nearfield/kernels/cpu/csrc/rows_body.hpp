@@ -7,7 +7,7 @@ namespace nearfield {
 namespace {
 
 // out = x / sqrt(mean(x^2) + eps) * weight. Sums of squares in 16 lanes, folded once.
-void normalise(const float* x, const float* weight, float eps, std::int64_t n, float* out) {
+inline void normalise(const float* x, const float* weight, float eps, std::int64_t n, float* out) {
     Vec squares = zeros();
     for (std::int64_t i = 0; i < n; i += 16) {
         const Vec part = load(x + i, n - i);
@@ -21,7 +21,7 @@ void normalise(const float* x, const float* weight, float eps, std::int64_t n, f
 }
 
 // out [n] = silu(x[0 .. n-1]) * x[n .. 2n-1].
-void gate(const float* x, std::int64_t n, float* out) {
+inline void gate(const float* x, std::int64_t n, float* out) {
     for (std::int64_t i = 0; i < n; i += 16) store(out + i, silu(load(x + i, n - i)) * load(x + n + i, n - i), n - i);
 }
 

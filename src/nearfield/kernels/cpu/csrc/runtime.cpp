@@ -131,7 +131,8 @@ std::vector<std::string> supported_isas() {
     return names;
 }
 
-Runtime::Runtime(int threads, const std::string& isa) : kernels_(chosen(isa)), pool_(threads) {
+Runtime::Runtime(int threads, const std::string& isa)
+    : kernels_(chosen(isa)), pool_(threads), attention_(*kernels_->attention, pool_, arena_) {
     for (int thread = 0; thread < threads; ++thread) scratch_.push_back(arena_.take(kScratch));
     rows_.resize(static_cast<std::size_t>(threads));
 }
@@ -207,6 +208,11 @@ void Runtime::linear(const LinearCall& call) {
     pool_.share(cut.tasks, [&](std::int64_t task, int thread) {
         kernels_->linear(job, cut.part(task), scratch(thread));
     });
+}
+
+void Runtime::attention(const AttentionCall& call) {
+    const std::lock_guard<std::mutex> turn(one_call_);
+    attention_.run(call);
 }
 
 }  // namespace nearfield

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "attention_run.hpp"
 #include "job.hpp"
 #include "memory.hpp"
 #include "pool.hpp"
@@ -70,6 +71,8 @@ public:
 
     void linear(const LinearCall& call);
 
+    void attention(const AttentionCall& call);
+
     // Each row of x [m, n] normalised on its own, to y.
     void rms_norm(const float* x, std::int64_t m, std::int64_t n, std::int64_t stride, const float* weight, float eps,
                   float* y);
@@ -91,6 +94,7 @@ private:
     std::vector<Piece> scratch_;  // one piece a thread
     std::mutex one_call_;         // the activations below belong to one call at a time
     Piece acts_;
+    Attention attention_;
     std::vector<Piece> rows_;  // one piece a thread: rows between what comes before and their rounding
 };
 

@@ -83,13 +83,13 @@ public:
     }
 
 private:
-    static std::size_t spans(std::int64_t v) { return static_cast<std::size_t>((v + kSpan - 1) / kSpan); }
+    static std::size_t spans(std::int64_t v) { return static_cast<std::size_t>((v + kSpread - 1) / kSpread); }
     std::int64_t spans() const { return static_cast<std::int64_t>(maxima_.size()); }
 
     // The first id of the largest logit.
     std::int64_t first(float peak) const {
         const auto span = std::find(maxima_.begin(), maxima_.end(), peak) - maxima_.begin();
-        const float* start = x_ + span * kSpan;
+        const float* start = x_ + span * kSpread;
         return std::find(start, x_ + v_, peak) - x_;
     }
 
@@ -101,8 +101,8 @@ private:
     std::int64_t draw(double u) {
         const double target = u * weigh_all();
         const Crossing span = crossing(masses_.data(), spans(), target);
-        const std::int64_t start = span.at * kSpan, n = std::min(kSpan, v_ - start);
-        float weights[kSpan];
+        const std::int64_t start = span.at * kSpread, n = std::min(kSpread, v_ - start);
+        float weights[kSpread];
         floats_.weigh(x_ + start, n, how_, weights);
         return start + crossing(weights, n, target - span.before).at;
     }
@@ -173,7 +173,7 @@ private:
         keys_.clear();
         for (std::int64_t span = 0; span < spans(); ++span) {
             if (rank_of(maxima_[static_cast<std::size_t>(span)]) < least) continue;
-            const std::int64_t start = span * kSpan, end = std::min(v_, start + kSpan);
+            const std::int64_t start = span * kSpread, end = std::min(v_, start + kSpread);
             for (std::int64_t id = start; id < end; ++id) {
                 const std::uint32_t rank = rank_of(x_[id]);
                 if (rank >= least) keys_.push_back(key_of(rank, id));

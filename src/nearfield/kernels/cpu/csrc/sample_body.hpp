@@ -6,11 +6,11 @@
 namespace nearfield {
 namespace {
 
-inline std::int64_t end_of_span(std::int64_t start, std::int64_t n) { return n - start < kSpan ? n : start + kSpan; }
+inline std::int64_t end_of_span(std::int64_t start, std::int64_t n) { return n - start < kSpread ? n : start + kSpread; }
 
 void maxima(const float* x, std::int64_t n, float* out) {
     const Vec none = all(-__builtin_inff());
-    for (std::int64_t start = 0; start < n; start += kSpan) {
+    for (std::int64_t start = 0; start < n; start += kSpread) {
         const std::int64_t end = end_of_span(start, n);
         Vec most = none;
         for (std::int64_t i = start; i < end; i += 16) {
@@ -26,7 +26,7 @@ inline Vec weight_of(Vec x, const Softness& how) {
 }
 
 void masses(const float* x, std::int64_t n, const Softness& how, double* out) {
-    for (std::int64_t start = 0; start < n; start += kSpan) {
+    for (std::int64_t start = 0; start < n; start += kSpread) {
         const std::int64_t end = end_of_span(start, n);
         Sums sums = no_sums();
         for (std::int64_t i = start; i < end; i += 16) {

@@ -59,7 +59,7 @@ double mac(std::int64_t rounds) {
 }  // namespace
 
 const Kernels& scalar_kernels() {
-    static const Kernels kernels = {"scalar", &scalar_floats, quantize, linear_blockwise<ScalarOps>, read,
+    static const Kernels kernels = {"scalar", &scalar_floats, &scalar_attention, quantize, linear_blockwise<ScalarOps>, read,
                                     mac<std::int32_t>, nullptr, mac<float>, &scalar_fp32, &scalar_bf16, kNever};
     return kernels;
 }

@@ -13,6 +13,8 @@ struct Vec {
     __m256 low, high;
 };
 
+constexpr int kTogether = 6, kColumns = 1;
+
 inline Vec all(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline Vec zeros() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 

@@ -14,6 +14,8 @@ struct Vec {
     float v[16];
 };
 
+constexpr int kTogether = 4, kColumns = 1;
+
 template <class Op>
 inline Vec each(const Op& op) {
     Vec result;

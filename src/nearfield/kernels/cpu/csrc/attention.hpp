@@ -1,0 +1,102 @@
+// Attention over paged K and V: what goes in, and what each instruction set brings. Only data and
+// declarations: compiled under every instruction set's flags.
+//
+// The arithmetic, all in fp32 and by fused multiply-adds (fma), is one sequence for each query, whatever comes with it:
+// 1. Each Q and K head is normalised where the family does (rows_body.hpp), then the pair (x, y) of its halves is
+//    rotated: x' = fma(x, cos, -(y * sin)), y' = fma(y, cos, x * sin). Q is multiplied by float(1 / sqrt(d)).
+//    K and V are rounded once, when they are stored (bf16: half to even), and widened exactly.
+// 2. A score is one chain of fma over ascending dimensions, from 0.
+// 3. Positions are seen in tiles of 64, at multiples of 64, ascending; a tile without a key that the query sees is
+//    skipped. With m the largest score so far: if the tile's is larger, sums and outputs are multiplied by
+//    e^(m - m') (math_body.hpp), and m = m'. Weights are p = e^(score - m). Their sum is kept in 16 lanes, one for
+//    the keys of each remainder modulo 16; an output is one chain of fma(p, v, output) over ascending keys.
+// 4. Each span of 512 positions, at multiples of 512, starts from m = -infinity, sum = 0, outputs = 0, and folds its 16
+//    lanes at its end. Spans are merged in ascending order into a total that starts alike: M' = max(M, m),
+//    S' = fma(s, e^(m - M'), S * e^(M - M')), and outputs likewise. The result is outputs / S.
+// So a long context can be divided among threads, and nothing depends on how.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace nearfield {
+
+constexpr std::int64_t kTile = 64;           // positions of a tile
+constexpr std::int64_t kSpan = 512;          // positions of a span
+constexpr std::int64_t kMaxHead = 256;       // the largest head size
+constexpr int kQueryStride = kMaxHead + 16;  // floats between queries in scratch: known to the compiler, no power of two
+
+// One layer's cache: k [pages, heads, size, page], v [pages, heads, page, size], bf16 or fp32.
+struct KV {
+    void* k;
+    void* v;
+    bool bf16;
+    std::int64_t pages, heads, size, page;
+};
+
+struct HeadNorm {
+    const float* weight = nullptr;  // [size]; null: no norm
+    float eps = 0.0f;
+};
+
+// qkv [tokens, (heads + 2 kv.heads) * size], `stride` floats between tokens, to K and V at `slots` [tokens] (page * P +
+// place) of the cache, and to scaled queries q [kv.heads, tokens, heads / kv.heads, size].
+struct PrepareJob {
+    const float* qkv;
+    std::int64_t tokens, stride, heads;
+    HeadNorm q_norm, k_norm;
+    const float* cos;  // [tokens, size / 2]
+    const float* sin;
+    float scale;
+    KV kv;
+    const std::int64_t* slots;
+    float* q;
+};
+
+// Tokens at positions start .. start + tokens - 1 of one sequence, and the query heads of one K and V head:
+// q [tokens, shared, size], over the positions of one span. `end` positions have K and V in `pages`.
+struct SpanJob {
+    KV kv;
+    const float* q;
+    const std::int64_t* pages;
+    std::int64_t head, start, tokens, shared, window, span, end;
+};
+
+// What queries have of one span, or of all so far: outputs [queries, width], width being the head size rounded up to
+// 16; largest score and sum of weights [queries].
+struct Result {
+    float* outputs;
+    float* largest;
+    float* sums;
+};
+
+static inline std::int64_t width_of(const KV& kv) { return (kv.size + 15) / 16 * 16; }
+
+static inline std::int64_t result_floats(const KV& kv, std::int64_t queries) {
+    return (queries * (width_of(kv) + 2) + 15) / 16 * 16;
+}
+
+static inline Result result_at(float* data, const KV& kv, std::int64_t queries) {
+    float* largest = data + queries * width_of(kv);
+    return {data, largest, largest + queries};
+}
+
+// Floats of scratch that `span` takes: queries, their lanes of sums, and one tile of K and V.
+static inline std::size_t span_floats(const KV& kv, std::int64_t queries) {
+    return static_cast<std::size_t>(queries * (kQueryStride + 16) + kTile * (kv.size + width_of(kv)));
+}
+
+struct AttentionKernels {
+    // Tokens [first, last).
+    void (*prepare)(const PrepareJob&, std::int64_t first, std::int64_t last);
+    void (*span)(const SpanJob&, const Result& result, float* scratch);
+    // total = total and part; a total that nothing was merged into is made by `clear`.
+    void (*clear)(const Result& total, std::int64_t queries, std::int64_t width);
+    void (*merge)(const Result& total, const Result& part, std::int64_t queries, std::int64_t width);
+    // out [size] of each query of one token, side by side.
+    void (*finish)(const Result& total, std::int64_t queries, std::int64_t size, float* out);
+};
+
+extern const AttentionKernels avx512_attention, avx2_attention, scalar_attention;
+
+}  // namespace nearfield

@@ -1,0 +1,274 @@
+// Attention of queries to one span of positions, over any Vec; attention.hpp says what is computed. K and V are the
+// same to a multiplication: rows of numbers, each multiplied by one number of each query.
+#pragma once
+
+#include "attention.hpp"
+#include "tile_body.hpp"
+
+namespace nearfield {
+namespace {
+
+// Queries whose outputs the loops below update together.
+struct Queries {
+    const float* q;   // [count, kQueryStride]
+    float* outputs;   // [count, width]
+    float* largest;   // [count]
+    float* lanes;     // [count, 16]
+    std::int64_t size, width;
+
+    Queries from(std::int64_t first) const {
+        return {q + first * kQueryStride, outputs + first * width, largest + first, lanes + first * 16, size, width};
+    }
+};
+
+// sums[r][c] += factors[r * S + i] * rows[c][i * stride ...], i ascending over [0, n). The same place of `ahead` is
+// asked for meanwhile, since scattered pages defeat the processor's own guesses.
+template <int S, bool Ahead, int R, int C, class T>
+inline __attribute__((always_inline)) void multiply(Vec (&sums)[R][C], const float* factors, const T* const (&rows)[C],
+                                                    const T* const (&ahead)[C], std::int64_t stride, std::int64_t n) {
+    for (std::int64_t i = 0; i < n; ++i) {
+        Vec row[C];
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) {
+            row[c] = load(rows[c] + i * stride);
+            if (Ahead && ((uintptr_t)(ahead[c] + i * stride) & 32)==0) __builtin_prefetch(ahead[c] + i * stride,0,2);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+            const Vec factor = all(factors[r * S + i]);
+#pragma GCC unroll 4
+            for (int c = 0; c < C; ++c) sums[r][c] = fma(factor, row[c], sums[r][c]);
+        }
+    }
+}
+
+// scores[r][16 part ...] of C parts.
+template <int R, int C, bool Ahead, class T>
+inline void score(const Queries& queries, const Tile<T>& tile, const Tile<T>& next, int part, float* scores) {
+    Vec sums[R][C];
+    const T *rows[C], *ahead[C];
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+        rows[c] = tile.k[part + c];
+        ahead[c] = next.k[part + c];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) sums[r][c] = zeros();
+    }
+    multiply<kQueryStride, Ahead>(sums, queries.q, rows, ahead, tile.k_stride, queries.size);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) store(scores + r * kTile + 16 * (part + c), sums[r][c]);
+    }
+}
+
+// Scores of keys [from, to) of one query to weights, in place; the other lanes become zero.
+inline void weigh(const Queries& query, std::int64_t from, std::int64_t to, float* scores) {
+    const Vec nothing = all(-__builtin_inff());
+    Vec best = nothing;
+    for (std::int64_t at = from / 16 * 16; at < to; at += 16) {
+        const Vec seen = lanes(load(scores + at), from - at, to - at, nothing);
+        store(scores + at, seen);
+        best = greatest(seen, best);
+    }
+    const float top = largest(best);
+    Vec sums = load(query.lanes);
+    if (top > *query.largest) {
+        const Vec less = exponential(all(*query.largest) - all(top));
+        *query.largest = top;
+        sums = sums * less;
+        for (std::int64_t i = 0; i < query.width; i += 16) store(query.outputs + i, load(query.outputs + i) * less);
+    }
+    for (std::int64_t at = from / 16 * 16; at < to; at += 16) {
+        const Vec weights = exponential(load(scores + at) - all(*query.largest));
+        store(scores + at, weights);
+        sums = sums + weights;
+    }
+    store(query.lanes, sums);
+}
+
+// outputs[r][16 column ...] of C columns += weights times V, keys [from, to).
+template <int R, int C, bool Ahead, class T>
+inline void mix(const Queries& queries, const Tile<T>& tile, const Tile<T>& next, int column, std::int64_t from,
+                std::int64_t to, const float* weights) {
+    float* outputs = queries.outputs + 16 * column;
+    Vec sums[R][C];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) sums[r][c] = load(outputs + r * queries.width + 16 * c);
+    }
+    for (std::int64_t at = from, end; at < to; at = end) {
+        end = at / 16 * 16 + 16 < to ? at / 16 * 16 + 16 : to;
+        const std::int64_t skipped = at % 16 * tile.v_stride;
+        const T *rows[C], *ahead[C];
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) {
+            rows[c] = tile.v[at / 16] + skipped + 16 * (column + c);
+            ahead[c] = next.v[at / 16] + skipped + 16 * (column + c);
+        }
+        multiply<kTile, Ahead>(sums, weights + at, rows, ahead, tile.v_stride, end - at);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) store(outputs + r * queries.width + 16 * c, sums[r][c]);
+    }
+}
+
+// R queries that see keys [from, to) of the tile. `next` is the tile to come: it has the same parts.
+template <int R, bool Ahead, class T>
+void attend(const Queries& queries, const Tile<T>& tile, const Tile<T>& next, std::int64_t from, std::int64_t to) {
+    alignas(64) float scores[R * kTile];
+    const int last = static_cast<int>(to + 15) / 16;
+    int part = static_cast<int>(from) / 16;
+    for (; part + kColumns <= last; part += kColumns) score<R, kColumns, Ahead>(queries, tile, next, part, scores);
+    for (; part < last; ++part) score<R, 1, Ahead>(queries, tile, next, part, scores);
+    for (int r = 0; r < R; ++r) weigh(queries.from(r), from, to, scores + r * kTile);
+    const int columns = static_cast<int>(queries.width / 16);
+    int column = 0;
+    for (; column + kColumns <= columns; column += kColumns) {
+        mix<R, kColumns, Ahead>(queries, tile, next, column, from, to, scores);
+    }
+    for (; column < columns; ++column) mix<R, 1, Ahead>(queries, tile, next, column, from, to, scores);
+}
+
+// `count` queries that see keys [from, to), in even groups of at most kTogether.
+template <bool Ahead, class T>
+void attend_all(const Queries& queries, std::int64_t count, const Tile<T>& tile, const Tile<T>& next, std::int64_t from,
+                std::int64_t to) {
+    const std::int64_t groups = (count + kTogether - 1) / kTogether;
+    for (std::int64_t group = 0; group < groups; ++group) {
+        const std::int64_t first = count * group / groups, last = count * (group + 1) / groups;
+        const Queries some = queries.from(first);
+        switch (last - first) {
+            case 1: attend<1, Ahead>(some, tile, next, from, to); break;
+            case 2: attend<2, Ahead>(some, tile, next, from, to); break;
+            case 3: attend<3, Ahead>(some, tile, next, from, to); break;
+            case 4: attend<4, Ahead>(some, tile, next, from, to); break;
+            case 5: attend<5, Ahead>(some, tile, next, from, to); break;
+            case 6: attend<6, Ahead>(some, tile, next, from, to); break;
+            case 7: attend<7, Ahead>(some, tile, next, from, to); break;
+            default: attend<8, Ahead>(some, tile, next, from, to); break;
+        }
+    }
+}
+
+inline std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+inline std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+
+// The first position that the query at `position` sees.
+inline std::int64_t first_seen(const SpanJob& job, std::int64_t position) {
+    return job.window ? larger(0, position - job.window + 1) : 0;
+}
+
+// One tile whose first position is `start`. Queries of different tokens go together where all see all of it: a key that
+// one of them does not see must not meet it, since a weight of zero lets NaN and infinity through.
+template <bool Ahead, class T>
+void attend_tile(const SpanJob& job, const Queries& queries, std::int64_t start, const Tile<T>& tile, const Tile<T>& next) {
+    const std::int64_t last = job.start + job.tokens - 1;
+    if (first_seen(job, last) <= start && start + kTile <= job.start + 1) {
+        return attend_all<Ahead>(queries, job.tokens * job.shared, tile, next, 0, kTile);
+    }
+    for (std::int64_t token = 0; token < job.tokens; ++token) {
+        const std::int64_t position = job.start + token;
+        const std::int64_t from = larger(0, first_seen(job, position) - start), to = smaller(kTile, position + 1 - start);
+        if (from < to) attend_all<Ahead>(queries.from(token * job.shared), job.shared, tile, next, from, to);
+    }
+}
+
+// The span's tiles [low, high), `high` beyond the last key that any token sees.
+template <class T>
+void attend_in_place(const SpanJob& job, const Queries& queries, std::int64_t low, std::int64_t high) {
+    Tile<T> tile{}, next{};
+    in_place(job, low, smaller(high, low / kTile * kTile + kTile), tile);
+    for (std::int64_t start = low / kTile * kTile; start < high; start += kTile) {
+        next = tile;
+        if (start + kTile < job.end) {
+            in_place(job, start + kTile, smaller(job.end, start + 2 * kTile), next);
+        }
+        attend_tile<true>(job, queries, start, tile, next);
+        tile = next;
+    }
+}
+
+template <class T>
+void attend_copied(const SpanJob& job, const Queries& queries, std::int64_t low, std::int64_t high, float* scratch) {
+    for (std::int64_t start = low / kTile * kTile; start < high; start += kTile) {
+        Tile<float> tile;
+        copied<T>(job, larger(low, start), smaller(high, start + kTile), scratch, tile);
+        attend_tile<false>(job, queries, start, tile, tile);
+    }
+}
+
+// Queries in place of a tile above which widening it once pays.
+constexpr std::int64_t kWiden = 16;
+
+template <class T>
+void attend_span(const SpanJob& job, const Queries& queries, float* scratch) {
+    const std::int64_t low = larger(first_seen(job, job.start), job.span * kSpan);
+    const std::int64_t high = smaller(job.start + job.tokens, (job.span + 1) * kSpan);
+    const bool aligned = job.kv.page % 16 == 0 && job.kv.size % 16 == 0;
+    if (aligned && (!job.kv.bf16 || job.tokens * job.shared <= kWiden)) {
+        attend_in_place<T>(job, queries, low, high);
+    } else {
+        attend_copied<T>(job, queries, low, high, scratch);
+    }
+}
+
+void span(const SpanJob& job, const Result& result, float* scratch) {
+    const std::int64_t count = job.tokens * job.shared, size = job.kv.size, width = width_of(job.kv);
+    float* q = scratch;
+    float* lanes = q + count * kQueryStride;
+    for (std::int64_t query = 0; query < count; ++query) {
+        for (std::int64_t i = 0; i < size; i += 16) {
+            store(q + query * kQueryStride + i, load(job.q + query * size + i, size - i));
+        }
+        for (std::int64_t i = 0; i < width; i += 16) store(result.outputs + query * width + i, zeros());
+        store(lanes + query * 16, zeros());
+        result.largest[query] = -__builtin_inff();
+    }
+    const Queries queries{q, result.outputs, result.largest, lanes, size, width};
+    if (job.kv.bf16) {
+        attend_span<std::uint16_t>(job, queries, lanes + count * 16);
+    } else {
+        attend_span<float>(job, queries, lanes + count * 16);
+    }
+    for (std::int64_t query = 0; query < count; ++query) result.sums[query] = sum(load(lanes + query * 16));
+}
+
+void clear(const Result& total, std::int64_t queries, std::int64_t width) {
+    for (std::int64_t i = 0; i < queries * width; i += 16) store(total.outputs + i, zeros());
+    for (std::int64_t query = 0; query < queries; ++query) {
+        total.largest[query] = -__builtin_inff();
+        total.sums[query] = 0.0f;
+    }
+}
+
+void merge(const Result& total, const Result& part, std::int64_t queries, std::int64_t width) {
+    for (std::int64_t query = 0; query < queries; ++query) {
+        // A query that sees nothing of the span: adding zeros would turn -0 into 0.
+        if (part.sums[query] == 0.0f) continue;
+        const Vec before = all(total.largest[query]), now = all(part.largest[query]), top = greatest(before, now);
+        const Vec keep = exponential(before - top), add = exponential(now - top);
+        store(total.largest + query, top, 1);
+        store(total.sums + query, fma(all(part.sums[query]), add, all(total.sums[query]) * keep), 1);
+        float* outputs = total.outputs + query * width;
+        for (std::int64_t i = 0; i < width; i += 16) {
+            store(outputs + i, fma(load(part.outputs + query * width + i), add, load(outputs + i) * keep));
+        }
+    }
+}
+
+void finish(const Result& total, std::int64_t queries, std::int64_t size, float* out) {
+    const std::int64_t width = (size + 15) / 16 * 16;
+    for (std::int64_t query = 0; query < queries; ++query) {
+        const Vec whole = all(total.sums[query]);
+        for (std::int64_t i = 0; i < size; i += 16) {
+            store(out + query * size + i, load(total.outputs + query * width + i) / whole, size - i);
+        }
+    }
+}
+
+}  // namespace
+}  // namespace nearfield

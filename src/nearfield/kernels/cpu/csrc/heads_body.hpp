@@ -1,0 +1,67 @@
+// What happens to a token's heads before it attends, over any Vec: norm, rotation, scale, and K and V to the cache.
+#pragma once
+
+#include "attention.hpp"
+
+namespace nearfield {
+namespace {
+
+// One head of Q or K, normalised and rotated, to out [size].
+inline void turn(const PrepareJob& job, std::int64_t token, const float* x, const HeadNorm& norm, float* out) {
+    const std::int64_t half = job.kv.size / 2;
+    const float* cos = job.cos + token * half;
+    const float* sin = job.sin + token * half;
+    alignas(64) float normal[kMaxHead];
+    if (norm.weight) {
+        normalise(x, norm.weight, norm.eps, job.kv.size, normal);
+        x = normal;
+    }
+    for (std::int64_t i = 0; i < half; i += 16) {
+        const std::int64_t n = half - i;
+        const Vec low = load(x + i, n), high = load(x + half + i, n);
+        const Vec c = load(cos + i, n), s = load(sin + i, n);
+        store(out + i, fma(low, c, all(-1.0f) * (high * s)), n);
+        store(out + half + i, fma(high, c, low * s), n);
+    }
+}
+
+// K lies transposed in its page: one number in each of `size` rows.
+template <class T>
+inline void store_head(const PrepareJob& job, std::int64_t token, std::int64_t head, const float* k, const float* v) {
+    const KV& kv = job.kv;
+    const std::int64_t page = job.slots[token] / kv.page, place = job.slots[token] % kv.page;
+    const std::int64_t at = (page * kv.heads + head) * kv.size * kv.page;
+    T* keys = static_cast<T*>(kv.k) + at + place;
+    T* values = static_cast<T*>(kv.v) + at + place * kv.size;
+    T rounded[kMaxHead];
+    for (std::int64_t i = 0; i < kv.size; i += 16) {
+        store(rounded + i, load(k + i, kv.size - i), kv.size - i);
+        store(values + i, load(v + i, kv.size - i), kv.size - i);
+    }
+    for (std::int64_t i = 0; i < kv.size; ++i) keys[i * kv.page] = rounded[i];
+}
+
+void prepare(const PrepareJob& job, std::int64_t first, std::int64_t last) {
+    const std::int64_t size = job.kv.size, shared = job.heads / job.kv.heads;
+    alignas(64) float turned[kMaxHead];
+    for (std::int64_t token = first; token < last; ++token) {
+        const float* x = job.qkv + token * job.stride;
+        for (std::int64_t h = 0; h < job.heads; ++h, x += size) {
+            float* q = job.q + ((h / shared * job.tokens + token) * shared + h % shared) * size;
+            turn(job, token, x, job.q_norm, turned);
+            for (std::int64_t i = 0; i < size; i += 16) store(q + i, load(turned + i, size - i) * all(job.scale), size - i);
+        }
+        for (std::int64_t g = 0; g < job.kv.heads; ++g, x += size) {
+            const float* v = x + job.kv.heads * size;
+            turn(job, token, x, job.k_norm, turned);
+            if (job.kv.bf16) {
+                store_head<std::uint16_t>(job, token, g, turned, v);
+            } else {
+                store_head<float>(job, token, g, turned, v);
+            }
+        }
+    }
+}
+
+}  // namespace
+}  // namespace nearfield
