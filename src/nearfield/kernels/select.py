@@ -28,17 +28,17 @@ def build(dtype: DType, formats: tuple[str, ...] = ("dense",), *, isa: str | Non
     from nearfield.kernels.cpu.backend import CpuBackend
 
     backend = CpuBackend(kernels)
-    functions = _reference() | {"prepare": backend.prepare, "linear": backend.linear}
+    functions = _reference() | {"prepare": backend.prepare, "blank": kernels.blank, "linear": backend.linear}
     return OpTable(backend=f"cpu ({kernels.isa}, {kernels.threads} threads)", threads=kernels.threads, profile=None,
-                   activations=TORCH_DTYPES[dtype], **functions)
+                   activations=TORCH_DTYPES[dtype], layout=kernels.layout, **functions)
 
 
 def plain(dtype: DType) -> OpTable:
     """The reference backend alone: in torch, differentiable, the same whatever was built. Training uses it."""
     return OpTable(backend="reference", threads=torch.get_num_threads(), profile=None,
-                   activations=TORCH_DTYPES[dtype], **_reference())
+                   activations=TORCH_DTYPES[dtype], layout="codes", **_reference())
 
 
 def _reference() -> dict[str, Any]:
-    names = ("prepare", "new_kv", "embed", "linear", "rms_norm", "attention", "sample")
+    names = ("prepare", "blank", "new_kv", "embed", "linear", "rms_norm", "attention", "sample")
     return {name: getattr(reference, name) for name in names}
