@@ -8,11 +8,11 @@ bytes of the same length and then sets back the system's clock is not found out.
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from nearfield.models.pack_file import unfinished
 
 _log = logging.getLogger("nearfield")
 
@@ -46,14 +46,13 @@ class FileHashes:
     def _remember(self) -> None:
         known = {name: entry for name, entry in self._known.items() if Path(name).exists()}
         try:
-            handle, name = tempfile.mkstemp(".json", self._memo.stem, self._memo.parent)
+            name, file = unfinished(self._memo)
             try:
-                with open(handle, "w", encoding="utf-8") as file:
-                    json.dump(known, file, indent=1)
-                os.replace(name, self._memo)
-            except BaseException:
-                os.unlink(name)
-                raise
+                with file:
+                    file.write(json.dumps(known, indent=1).encode())
+                name.replace(self._memo)
+            finally:
+                name.unlink(missing_ok=True)
         except OSError as error:
             _log.warning("the hashes of the checkpoint are not remembered in %s: %s; each start reads all of it",
                          self._memo, error)

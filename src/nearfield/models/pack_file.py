@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 SUFFIX = ".pack"
 UNFINISHED = ".part"
@@ -43,13 +43,19 @@ class Blob:
     sha256: str
 
 
+def unfinished(path: Path) -> tuple[Path, BinaryIO]:
+    """A new file beside `path`, to be written and then to take its name. Raises OSError."""
+    handle, name = tempfile.mkstemp(UNFINISHED, path.stem, path.parent)
+    file = open(handle, "wb")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return Path(name), file
+
+
 class PackWriter:
     """A pack that is being written beside `path`: `add` the blobs, then `commit` or `discard`. Raises OSError."""
 
     def __init__(self, path: Path) -> None:
-        handle, name = tempfile.mkstemp(UNFINISHED, path.stem, path.parent)
-        self._path, self._name, self._file = path, Path(name), open(handle, "wb")
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        self._path, (self._name, self._file) = path, unfinished(path)
         self._end = _START.size
 
     def add(self, data: memoryview) -> Blob:
