@@ -48,6 +48,7 @@ class LLM:
     tokenizer=None works on token ids alone, for a folder without one. kv_memory: bytes of the KV
     cache, as a number or like "4GiB". weights: "dense", "w8" or "w4" (int8 or int4 codes made at load),
     multiplied by the C++ kernels of `isa` on `threads`; `group` columns (None: a row in w8, 64 in w4) share a scale.
+    pack_cache: keep those codes in the user's cache, so that the next start reads instead of quantising.
     random_weights: shapes from config.json, weights made up.
 
     Raises ModelError and ConfigError.
@@ -57,14 +58,16 @@ class LLM:
                  tokenizer: Literal["auto"] | None = "auto", kv_memory: int | str = "1GiB",
                  max_seqs: int = 64, max_context: int | None = None, max_step_tokens: int = 512,
                  prefix_cache: bool = True, weights: Weights = "dense", group: int | None = None,
-                 isa: str | None = None, threads: int | None = None, random_weights: bool = False,
+                 isa: str | None = None, threads: int | None = None, pack_cache: bool = True,
+                 random_weights: bool = False,
                  progress: bool = False) -> None:
         if tokenizer not in ("auto", None):
             raise ConfigError(f"tokenizer must be \"auto\" (the folder's own) or None, got {tokenizer!r}")
         size = parse_bytes(kv_memory) if isinstance(kv_memory, str) else kv_memory
         config = EngineConfig(dtype=dtype, kv_memory=size, max_seqs=max_seqs, max_context=max_context,
                               max_step_tokens=max_step_tokens, max_waiting=_UNBOUNDED,
-                              prefix_cache=prefix_cache, weights=weights, group=group, isa=isa, threads=threads)
+                              prefix_cache=prefix_cache, weights=weights, group=group, isa=isa, threads=threads,
+                              pack_cache=pack_cache)
         self.loaded: Loaded = load_engine(model, config, random_weights=random_weights,
                                           tokenizer=tokenizer is not None, progress=progress)
         self._ids = count()

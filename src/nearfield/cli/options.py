@@ -47,6 +47,8 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     """The options of an engine; `engine_options` reads them."""
     add_dtype(parser)
     add_kernels(parser)
+    parser.add_argument("--no-pack-cache", dest="pack_cache", action="store_const", const=False,
+                        help="quantise at every start, and keep nothing in the user's cache")
     parser.add_argument("--kv-memory", metavar="SIZE", type=size,
                         help="bytes of the KV cache, such as 4GiB, allocated once (default: 1GiB)")
     parser.add_argument("--max-seqs", metavar="N", type=count,
@@ -68,7 +70,7 @@ def add_kernels(parser: argparse.ArgumentParser) -> None:
 
 def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     """The engine's options that were given, by their names in EngineConfig and LLM."""
-    names = ("dtype", "kv_memory", "max_seqs", "max_context", "weights", "group", "isa", "threads")
+    names = ("dtype", "kv_memory", "max_seqs", "max_context", "weights", "group", "isa", "threads", "pack_cache")
     return _set({name: getattr(args, name) for name in names})
 
 

@@ -17,7 +17,8 @@ class EngineConfig:
 
     dtype: of activations, K/V and dense weights. weights: dense, or int8 (w8) or int4 (w4) codes, made at
     load; `group` columns share a scale (None: a row in w8, 64 columns in w4). isa, threads: which C++ kernels,
-    and on how many threads (None: the best here, and as many as this process may use).
+    and on how many threads (None: the best here, and as many as this process may use). pack_cache: keep w8 and
+    w4 weights, as the kernels read them, in the user's cache for the next start.
     kv_memory: bytes of the KV cache, allocated once.
     max_seqs: rows in a step at most. max_context: tokens of one request at most, prompt and answer
     (None: what the model and the cache hold). max_step_tokens: tokens computed in one step at most,
@@ -36,6 +37,7 @@ class EngineConfig:
     group: int | None = None
     isa: str | None = None
     threads: int | None = None
+    pack_cache: bool = True
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:

@@ -59,7 +59,7 @@ def load_engine(model: str | Path | None, config: EngineConfig, *, random_weight
     hidden = None if progress else True   # None: shown on a terminal only
     with tqdm(total=spec.num_layers, desc="loading", unit="layer", disable=hidden, leave=False) as bar:
         decoder = load_decoder(folder, spec, ops, config.dtype, positions, formats=formats,
-                               random_weights=random_weights,
+                               random_weights=random_weights, pack_cache=config.pack_cache,
                                progress=lambda done, total: _show(bar, done))
     eos = generation.eos_ids + (words.eos_ids if words is not None else ())
     engine = Engine(decoder, kv, ops, config, words, tuple(dict.fromkeys(eos)))

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from nearfield.core.errors import ModelError
 
+INDEX = "model.safetensors.index.json"
+"""The file that says which of several files of weights holds a tensor."""
+
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -57,7 +60,7 @@ class Checkpoint:
 
 
 def _locate(folder: Path) -> dict[str, Path]:
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    index, single = folder / INDEX, folder / "model.safetensors"
     if index.exists():
         return _read_index(index)
     if single.exists():

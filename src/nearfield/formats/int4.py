@@ -19,8 +19,10 @@ class Int4:
     """
 
     name = "int4"
+    GROUP = 64
+    """The usual one: a tenth more bytes than the codes alone, and most of the quality of 32."""
 
-    def __init__(self, group: int = 64) -> None:
+    def __init__(self, group: int = GROUP) -> None:
         self._group = check_group(group)
 
     def pack(self, dense: Tensor, round: Rounding = round_to_nearest) -> PackedWeight:

@@ -16,10 +16,19 @@ from torch import Tensor
 
 
 class Prepared(Protocol):
-    """A weight in the layout of one backend's kernels, which alone can read it."""
+    """A weight in the layout of one backend's kernels, which alone can read it.
+
+    Its bytes are a buffer, to be written to a file; `layout` is what OpTable.blank needs to make room for them
+    again.
+    """
 
     @property
     def nbytes(self) -> int: ...
+
+    @property
+    def layout(self) -> Sequence[int]: ...
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 
 @dataclass(frozen=True)
@@ -159,15 +168,18 @@ class OpTable:
     """The chosen function for each operation, bound once at start. Each is documented in `reference`.
 
     `profile` names the arithmetic: two tables of one profile give the same bits (None: no promise is made).
-    `activations` is what hidden states, norms and biases are held in.
+    `activations` is what hidden states, norms and biases are held in. `layout` names how `prepare` lays weights
+    out: a table of the same layout can read them from a file, into what `blank` makes of a Prepared's layout.
     """
 
     backend: str
     threads: int
     profile: str | None
     activations: torch.dtype
+    layout: str
     round_to_nearest: Rounding
     prepare: Callable[[PackedWeight], PackedWeight]
+    blank: Callable[[Sequence[int]], Prepared]
     new_kv: Callable[[KVShape, int, torch.dtype], tuple[KVLayer, ...]]
     embed: Callable[[Tensor, PackedWeight, torch.dtype], Tensor]
     linear: LinearOp

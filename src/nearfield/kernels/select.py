@@ -9,7 +9,7 @@ from nearfield.core.errors import ConfigError
 from nearfield.kernels import cpu, reference
 from nearfield.kernels.ops import OpTable
 
-_OPERATIONS = ("round_to_nearest", "prepare", "new_kv", "embed", "linear", "rms_norm", "attention", "sample")
+_OPERATIONS = ("round_to_nearest", "prepare", "blank", "new_kv", "embed", "linear", "rms_norm", "attention", "sample")
 
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -35,10 +35,11 @@ def build(dtype: DType, formats: tuple[str, ...] = ("dense",), *, isa: str | Non
     backend = CpuBackend(kernels)
     return OpTable(backend=f"cpu ({kernels.isa}, {kernels.threads} threads)", threads=kernels.threads,
                    profile=kernels.profile(formats[0], TORCH_DTYPES[dtype]), activations=torch.float32,
-                   **{name: getattr(backend, name) for name in _OPERATIONS})
+                   layout=kernels.layout, **{name: getattr(backend, name) for name in _OPERATIONS})
 
 
 def plain(dtype: DType) -> OpTable:
     """The reference backend alone: in torch, differentiable, the same whatever was built. Training uses it."""
     return OpTable(backend="reference", threads=torch.get_num_threads(), profile=None,
-                   activations=TORCH_DTYPES[dtype], **{name: getattr(reference, name) for name in _OPERATIONS})
+                   activations=TORCH_DTYPES[dtype], layout="codes",
+                   **{name: getattr(reference, name) for name in _OPERATIONS})

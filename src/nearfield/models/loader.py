@@ -9,12 +9,13 @@ from torch import Tensor
 
 from nearfield.core.config import DType, Weights
 from nearfield.core.errors import ModelError
-from nearfield.formats.checkpoint import Checkpoint
+from nearfield.formats.checkpoint import INDEX, Checkpoint
 from nearfield.formats.int4 import Int4
 from nearfield.formats.int8 import Int8
 from nearfield.kernels.ops import OpTable
 from nearfield.kernels.select import TORCH_DTYPES
 from nearfield.models.decoder import Decoder, build_decoder
+from nearfield.models.pack_cache import NoPacks, open_packs
 from nearfield.models.spec import ModelSpec
 from nearfield.models.weights import DENSE, DenseWeights, Formats, WeightSource
 
@@ -68,7 +69,7 @@ class CheckpointSource:
     """The weights of a folder. `unused` are the names that nobody asked for."""
 
     def __init__(self, folder: Path, dtype: torch.dtype, *, tied: bool) -> None:
-        self._checkpoint = Checkpoint(folder)
+        self._folder, self._checkpoint = folder, Checkpoint(folder)
         self._dtype, self._tied = dtype, tied
         self._asked: set[str] = set()
 
@@ -78,6 +79,11 @@ class CheckpointSource:
             name = _HEAD
         self._asked.add(name)
         return self._checkpoint.read(name, shape, self._dtype)
+
+    def files(self) -> tuple[Path, ...]:
+        """The files that decide the model: config.json, the index where there is one, the weights."""
+        described = (self._folder / name for name in ("config.json", INDEX))
+        return (*filter(Path.exists, described), *self._checkpoint.files())
 
     def unused(self) -> list[str]:
         """Tensors of the checkpoint that the model has no place for, save those known to be redundant."""
@@ -106,24 +112,31 @@ def weight_formats(weights: Weights, group: int | None = None) -> Formats:
     if weights == "dense":
         return DENSE
     if weights == "w8":
-        return Formats(Int8(group), Int8())
-    return Formats(Int4() if group is None else Int4(group), Int8())
+        return Formats(Int8(group), Int8(), "w8" if group is None else f"w8 group {group}")
+    size = Int4.GROUP if group is None else group
+    return Formats(Int4(size), Int8(), f"w4 group {size}")
 
 
 def load_decoder(folder: Path, spec: ModelSpec, ops: OpTable, dtype: DType, positions: int, *,
-                 formats: Formats = DENSE, random_weights: bool = False,
+                 formats: Formats = DENSE, random_weights: bool = False, pack_cache: bool = False,
                  progress: Callable[[int, int], None] = lambda done, total: None) -> Decoder:
     """The model in `folder`, with its weights or with random ones. Raises ModelError.
 
     A tensor that the model has no place for is an error: it would change the answers if it were used.
+    pack_cache: keep quantised weights as the kernels read them, in the user's cache, for the next start.
     """
     torch_dtype = TORCH_DTYPES[dtype]
     if random_weights:
         source: WeightSource = RandomSource(torch_dtype)
         return build_decoder(spec, DenseWeights(source, ops, formats), ops, positions, progress)
     checkpoint = CheckpointSource(folder, torch_dtype, tied=spec.tie_embeddings)
-    decoder = build_decoder(spec, DenseWeights(checkpoint, ops, formats), ops, positions, progress)
-    if unused := checkpoint.unused():
-        raise ModelError(f"{folder}: {len(unused)} tensors have no place in a {spec.model_type} model "
-                         f"of this config, the first {unused[0]}")
+    kept = pack_cache and formats is not DENSE   # dense weights are at file speed as they are
+    packs = open_packs(checkpoint.files(), {"formats": formats.name, "dtype": dtype}, ops) if kept else NoPacks()
+    if (pack := packs.read()) is not None:
+        return build_decoder(spec, pack, ops, positions, progress)
+    with packs.write(DenseWeights(checkpoint, ops, formats)) as weights:
+        decoder = build_decoder(spec, weights, ops, positions, progress)
+        if unused := checkpoint.unused():
+            raise ModelError(f"{folder}: {len(unused)} tensors have no place in a {spec.model_type} model "
+                             f"of this config, the first {unused[0]}")
     return decoder

@@ -14,13 +14,17 @@ from nearfield.kernels.ops import OpTable, PackedWeight
 
 @dataclass(frozen=True)
 class Formats:
-    """How a model's matrices are stored: those of the layers, and the table of embeddings and the head."""
+    """How a model's matrices are stored: those of the layers, and the table of embeddings and the head.
+
+    name: what a user calls it, such as "w4 group 64"; formats that make other codes have other names.
+    """
 
     inner: WeightFormat
     table: WeightFormat
+    name: str
 
 
-DENSE = Formats(Dense(), Dense())
+DENSE = Formats(Dense(), Dense(), "dense")
 
 
 class WeightSource(Protocol):

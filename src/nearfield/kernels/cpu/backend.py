@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nearfield.kernels.cpu.kernels import CpuKernels
-from nearfield.kernels.ops import AttnPlan, Heads, KVLayer, KVShape, Norm, PackedWeight, SampleRow
+from nearfield.kernels.ops import AttnPlan, Heads, KVLayer, KVShape, Norm, PackedWeight, Prepared, SampleRow
 
 if TYPE_CHECKING:
     from nearfield.kernels.cpu import _native
@@ -42,6 +42,10 @@ class CpuBackend:
         else:
             packed = self._kernels.pack_int8(tensors["codes"], tensors["scales"])
         return PackedWeight(weight.format, weight.shape, {}, packed)
+
+    def blank(self, layout: Sequence[int]) -> Prepared:
+        """Memory for a weight of this layout (Prepared.layout), to be filled through its buffer."""
+        return self._kernels.blank(layout)
 
     def new_kv(self, shape: KVShape, pages: int, dtype: torch.dtype) -> tuple[KVLayer, ...]:
         """As `reference.new_kv`, with K transposed inside a page, in memory advised for huge pages."""

@@ -36,6 +36,17 @@ class CpuKernels:
     def threads(self) -> int:
         return self._runtime.threads
 
+    @property
+    def layout(self) -> str:
+        """The name of the layout of packed weights; see csrc/job.hpp."""
+        from nearfield.kernels.cpu import _native
+
+        return f"cpu {_native.LAYOUT}"
+
+    def blank(self, layout: Sequence[int]) -> "_native.PackedWeights":
+        """Packed weights of zeros in the layout of others, to be filled through their buffer. Raises ValueError."""
+        return self._runtime.blank(layout)
+
     def pack_int8(self, codes: Tensor, scales: Tensor) -> "_native.PackedWeights":
         """Weights of one scale a row. codes [N, K] int8, K a multiple of 32; scales [N] float32, finite.
 

@@ -1,16 +1,23 @@
 """The operations that look at one token at a time: embed, linear and what is fused with it, rms_norm, rope."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nearfield.kernels.ops import Norm, PackedWeight
+from nearfield.kernels.ops import Norm, PackedWeight, Prepared
 from nearfield.kernels.reference.quantized import dequantize, dequantize_rows
 
 
 def prepare(weight: PackedWeight) -> PackedWeight:
     """Lay a weight out for this backend's `linear`: as it is."""
     return weight
+
+
+def blank(layout: Sequence[int]) -> Prepared:
+    """Room for a prepared weight, read from a file: this backend prepares none. Raises ValueError."""
+    raise ValueError(f"the reference backend has no prepared weights, such as one of layout {list(layout)}")
 
 
 def linear(x: Tensor, weight: PackedWeight, bias: Tensor | None = None, *, norm: Norm | None = None,

@@ -55,6 +55,12 @@ std::string dense_profile(const Runtime& runtime, bool bf16) {
     return dense_kernels(runtime.kernels(), bf16 ? Codes::bf16 : Codes::fp32).profile;
 }
 
+// The bytes of the weights, to be written to a file or filled from one, as a memoryview that keeps them alive.
+int buffer_of(PyObject* weights, Py_buffer* view, int flags) {
+    const Piece& memory = nb::inst_ptr<PackedWeights>(nb::handle(weights))->memory;
+    return PyBuffer_FillInfo(view, weights, memory.get(), static_cast<Py_ssize_t>(memory.bytes), 0, flags);
+}
+
 void linear_at(Runtime& runtime, const PackedWeights& weights, Address x, std::int64_t m, std::int64_t x_stride,
                Address norm, float eps, bool gated, Address bias, Address residual, std::int64_t residual_stride,
                Address y, std::int64_t y_stride) {
@@ -129,7 +135,11 @@ NB_MODULE(_native, m) {
     m.def("supported_isas", &supported_isas);
     m.def("philox4x32", &philox4x32, "counter"_a, "key"_a);
 
-    nb::class_<PackedWeights>(m, "PackedWeights")
+    m.attr("LAYOUT") = kLayout;
+
+    PyType_Slot buffer[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(&buffer_of)}, {0, nullptr}};
+    nb::class_<PackedWeights>(m, "PackedWeights", nb::type_slots(buffer))
+        .def_prop_ro("layout", [](const PackedWeights& w) { return describe(w.view); })
         .def_prop_ro("n", [](const PackedWeights& w) { return w.view.n; })
         .def_prop_ro("k", [](const PackedWeights& w) { return w.view.k; })
         .def_prop_ro("nbytes", [](const PackedWeights& w) { return w.memory.bytes; });
@@ -150,6 +160,7 @@ NB_MODULE(_native, m) {
         .def("pack_dense", &pack_dense_at, "matrix"_a, "bf16"_a, "n"_a, "k"_a)
         .def("dense_profile", &dense_profile, "bf16"_a)
         .def("embed", &embed_at, "table"_a, "tokens"_a, "count"_a, "y"_a)
+        .def("blank", &blank, "layout"_a)
         .def("quantize", &quantize_at, "x"_a, "m"_a, "k"_a, "stride"_a, "group"_a, "codes"_a, "scales"_a, "sums"_a)
         .def("linear", &linear_at, "weights"_a, "x"_a, "m"_a, "x_stride"_a, "norm"_a, "eps"_a,
              "gated"_a, "bias"_a, "residual"_a, "residual_stride"_a, "y"_a, "y_stride"_a)

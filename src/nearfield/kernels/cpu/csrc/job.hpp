@@ -33,6 +33,10 @@ enum class Scale : int { f32 = 0, f16 = 1, bf16 = 2 };
 // 16 x 4 bytes, in which the low half of byte j is column j and the high half column j + 4.
 // Dense: no scales, group == k. fp32: for each column 16 floats. bf16: for each 2 columns 16 words of 32 bits, the
 // first column in the upper half, where vdpbf16ps begins; an odd k is followed by a column of zeros.
+// kLayout is the number of this layout, by which a file of packed weights tells whether it can be read:
+// it changes with the layout.
+constexpr int kLayout = 1;
+
 struct Weights {
     const std::uint8_t* data;
     std::int64_t n, k, group;

@@ -79,9 +79,39 @@ void put_nibbles(const std::uint8_t* codes, std::int64_t columns, std::uint8_t* 
 void put16(std::uint16_t value, std::uint8_t* to) { std::memcpy(to, &value, sizeof value); }
 
 std::size_t block_bytes(const Weights& w) {
+    const std::size_t columns = static_cast<std::size_t>(w.k), line = 4 * kRows;
+    if (w.codes == Codes::fp32) return columns * line;
+    if (w.codes == Codes::bf16) return (columns + 1) / 2 * line;
+    if (scaled_by_row(w)) return columns / 4 * line + kRows * sizeof(float);
     const std::size_t codes = code_bytes(w), tail = pair_bytes(w) - 2 * codes;
     const std::size_t groups = static_cast<std::size_t>(groups_of(w));
     return groups * codes + (groups + 1) / 2 * tail;
+}
+
+void check_kind(const Weights& w) {
+    if (scaled_by_row(w)) {
+        if (w.codes == Codes::int4 || w.zeros || w.group != w.k) {
+            throw std::invalid_argument("4-bit weights and weights with zero points have scales for groups of columns");
+        }
+        return;
+    }
+    if (w.group != 32 && w.group != 64 && w.group != 128) {
+        throw std::invalid_argument("group " + std::to_string(w.group) + " is not 32, 64 or 128");
+    }
+    if (w.codes != Codes::int4 && (w.codes != Codes::int8 || w.zeros)) {
+        throw std::invalid_argument("groups have 16-bit scales, 4 or 8 bits, and zero points with 4 bits only");
+    }
+}
+
+// Memory for weights of which all but data and block_bytes is known, all zeros. Throws std::invalid_argument.
+PackedWeights room_for(Runtime& runtime, Weights w) {
+    check_some(w.n, w.k);
+    check_kind(w);
+    if (!is_dense(w)) check_shape(w.n, w.k, scaled_by_row(w) ? kColumns : w.group);
+    w.block_bytes = block_bytes(w);
+    Piece memory = runtime.arena().take(w.block_bytes * static_cast<std::size_t>(blocks_of(w)));
+    w.data = memory.get();
+    return {w, memory};
 }
 
 struct Source {
@@ -128,16 +158,13 @@ void put_block(const T* rows, std::int64_t count, std::int64_t k, T* block) {
 
 template <class T, std::int64_t Columns>
 PackedWeights pack_matrix(Runtime& runtime, Codes codes, const T* matrix, std::int64_t n, std::int64_t k) {
-    check_some(n, k);
-    Weights w{nullptr, n, k, k, codes, Scale::f32, false, 0};
-    w.block_bytes = static_cast<std::size_t>((k + Columns - 1) / Columns * Columns * kRows) * sizeof(T);
-    Piece memory = runtime.arena().take(w.block_bytes * static_cast<std::size_t>(blocks_of(w)));
-    w.data = memory.get();
+    const PackedWeights made = room_for(runtime, {nullptr, n, k, k, codes, Scale::f32, false, 0});
+    const Weights& w = made.view;
     runtime.pool().share(blocks_of(w), [&](std::int64_t b, int) {
-        T* block = reinterpret_cast<T*>(memory.get() + static_cast<std::size_t>(b) * w.block_bytes);
+        T* block = reinterpret_cast<T*>(made.memory.get() + static_cast<std::size_t>(b) * w.block_bytes);
         put_block<T, Columns>(matrix + b * kRows * k, std::min<std::int64_t>(kRows, n - b * kRows), k, block);
     });
-    return {w, memory};
+    return made;
 }
 
 }  // namespace
@@ -152,13 +179,11 @@ PackedWeights pack_dense(Runtime& runtime, const std::uint16_t* matrix, std::int
 
 PackedWeights pack_rows(Runtime& runtime, const std::int8_t* codes, const float* scales, std::int64_t n,
                         std::int64_t k) {
-    check_shape(n, k, kColumns);
-    Weights w{nullptr, n, k, k, Codes::int8, Scale::f32, false, static_cast<std::size_t>(k) * kRows + 64};
-    Piece memory = runtime.arena().take(w.block_bytes * static_cast<std::size_t>(blocks_of(w)));
-    w.data = memory.get();
+    const PackedWeights made = room_for(runtime, {nullptr, n, k, k, Codes::int8, Scale::f32, false, 0});
+    const Weights& w = made.view;
     Fault fault;
     runtime.pool().share(blocks_of(w), [&](std::int64_t b, int) {
-        std::uint8_t* block = memory.get() + static_cast<std::size_t>(b) * w.block_bytes;
+        std::uint8_t* block = made.memory.get() + static_cast<std::size_t>(b) * w.block_bytes;
         for (std::int64_t row = b * kRows; row < n && row < (b + 1) * kRows; ++row) {
             put_bytes(codes + row * k, k, block + 4 * (row % kRows));
             std::memcpy(block + w.block_bytes - 64 + 4 * (row % kRows), scales + row, sizeof(float));
@@ -166,33 +191,42 @@ PackedWeights pack_rows(Runtime& runtime, const std::int8_t* codes, const float*
         }
     });
     fault.raise("a scale that is not finite");
-    return {w, memory};
+    return made;
 }
 
 PackedWeights pack_groups(Runtime& runtime, int bits, const std::uint8_t* codes, const std::uint16_t* scales,
                           Scale scale, const std::uint8_t* zeros, std::int64_t n, std::int64_t k,
                           std::int64_t group) {
-    if (group != 32 && group != 64 && group != 128) {
-        throw std::invalid_argument("group " + std::to_string(group) + " is not 32, 64 or 128");
-    }
-    if (scale == Scale::f32 || (bits != 4 && (bits != 8 || zeros))) {
-        throw std::invalid_argument("groups have 16-bit scales, 4 or 8 bits, and zero points with 4 bits only");
-    }
-    check_shape(n, k, group);
-    Weights w{nullptr, n, k, group, bits == 4 ? Codes::int4 : Codes::int8, scale, zeros != nullptr, 0};
-    w.block_bytes = block_bytes(w);
-    Piece memory = runtime.arena().take(w.block_bytes * static_cast<std::size_t>(blocks_of(w)));
-    w.data = memory.get();
+    if (bits != 4 && bits != 8) throw std::invalid_argument("codes have 4 or 8 bits, not " + std::to_string(bits));
+    const PackedWeights made = room_for(
+        runtime, {nullptr, n, k, group, static_cast<Codes>(bits), scale, zeros != nullptr, 0});
+    const Weights& w = made.view;
     Fault scale_fault, zero_fault;
     runtime.pool().share(blocks_of(w), [&](std::int64_t b, int) {
-        std::uint8_t* block = memory.get() + static_cast<std::size_t>(b) * w.block_bytes;
+        std::uint8_t* block = made.memory.get() + static_cast<std::size_t>(b) * w.block_bytes;
         for (std::int64_t row = b * kRows; row < n && row < (b + 1) * kRows; ++row) {
             put_row(w, {codes, scales, zeros}, row, block, scale_fault, zero_fault);
         }
     });
     scale_fault.raise("a scale that is not finite");
     zero_fault.raise("a zero point above 15");
-    return {w, memory};
+    return made;
+}
+
+std::vector<std::int64_t> describe(const Weights& w) {
+    return {w.n, w.k, w.group, static_cast<std::int64_t>(w.codes), static_cast<std::int64_t>(w.scale), w.zeros};
+}
+
+PackedWeights blank(Runtime& runtime, const std::vector<std::int64_t>& description) {
+    constexpr std::int64_t most[] = {1 << 28, 1 << 28, 1 << 28, 32, 2, 1};  // bytes stay countable
+    bool whole = description.size() == 6;
+    for (std::size_t i = 0; whole && i < 6; ++i) whole = description[i] >= 0 && description[i] <= most[i];
+    const std::int64_t bits = whole ? description[3] : 0;
+    if (bits != 4 && bits != 8 && bits != 16 && bits != 32) {
+        throw std::invalid_argument("this does not describe packed weights");
+    }
+    return room_for(runtime, {nullptr, description[0], description[1], description[2], static_cast<Codes>(bits),
+                              static_cast<Scale>(description[4]), description[5] == 1, 0});
 }
 
 }  // namespace nearfield

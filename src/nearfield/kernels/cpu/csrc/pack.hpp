@@ -1,6 +1,9 @@
 // From the codes or floats of a checkpoint to the layout that the kernels read (see job.hpp), in parallel.
 #pragma once
 
+#include <cstdint>
+#include <vector>
+
 #include "runtime.hpp"
 
 namespace nearfield {
@@ -17,5 +20,12 @@ PackedWeights pack_groups(Runtime& runtime, int bits, const std::uint8_t* codes,
 // matrix [n, k] of fp32, or of bf16.
 PackedWeights pack_dense(Runtime& runtime, const float* matrix, std::int64_t n, std::int64_t k);
 PackedWeights pack_dense(Runtime& runtime, const std::uint16_t* matrix, std::int64_t n, std::int64_t k);
+
+// Everything but the bytes: n, k, group, codes, scale, zeros. With them and the number of the layout a file
+// of packed weights is read without packing anything.
+std::vector<std::int64_t> describe(const Weights& weights);
+
+// Weights so described, all their bytes zero, to be filled from such a file.
+PackedWeights blank(Runtime& runtime, const std::vector<std::int64_t>& description);
 
 }  // namespace nearfield
