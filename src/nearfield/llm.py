@@ -47,7 +47,8 @@ class LLM:
     model: a folder, a hub id, or None for the pocket model. dtype: "bf16", "fp16" or "fp32".
     tokenizer=None works on token ids alone, for a folder without one. kv_memory: bytes of the KV
     cache, as a number or like "4GiB". weights: "dense", "w8" or "w4" (int8 or int4 codes made at load;
-    `group` columns share a scale in w4), multiplied by the C++ kernels of `isa` on `threads`.
+    `group` columns share a scale in w4), or None, as the folder stores them; codes are multiplied by the C++
+    kernels of `isa` on `threads`.
     random_weights: shapes from config.json, weights made up.
 
     Raises ModelError and ConfigError.
@@ -56,7 +57,7 @@ class LLM:
     def __init__(self, model: str | Path | None = None, *, dtype: DType = "bf16",
                  tokenizer: Literal["auto"] | None = "auto", kv_memory: int | str = "1GiB",
                  max_seqs: int = 64, max_context: int | None = None, max_step_tokens: int = 512,
-                 prefix_cache: bool = True, weights: Weights = "dense", group: int = 64, isa: str | None = None,
+                 prefix_cache: bool = True, weights: Weights | None = None, group: int = 64, isa: str | None = None,
                  threads: int | None = None, random_weights: bool = False, progress: bool = False) -> None:
         if tokenizer not in ("auto", None):
             raise ConfigError(f"tokenizer must be \"auto\" (the folder's own) or None, got {tokenizer!r}")

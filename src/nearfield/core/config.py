@@ -15,8 +15,9 @@ WEIGHTS: tuple[Weights, ...] = ("dense", "w8", "w4")
 class EngineConfig:
     """How an engine uses the machine.
 
-    dtype: of activations, K/V and dense weights. weights: dense, or int8 (w8) or int4 (w4) codes, made at
-    load; `group` columns of an int4 matrix share a scale. isa, threads: which C++ kernels, and on how many
+    dtype: of activations, K/V and dense weights. weights: None takes them as the folder stores them; dense,
+    or int8 (w8) or int4 (w4) codes, made at load, of a folder that stores them dense; `group` columns of an
+    int4 matrix share a scale. isa, threads: which C++ kernels, and on how many
     threads (None: the best here, and as many as this process may use).
     kv_memory: bytes of the KV cache, allocated once.
     max_seqs: rows in a step at most. max_context: tokens of one request at most, prompt and answer
@@ -32,7 +33,7 @@ class EngineConfig:
     max_step_tokens: int = 512
     max_waiting: int = 1024
     prefix_cache: bool = True
-    weights: Weights = "dense"
+    weights: Weights | None = None
     group: int = 64
     isa: str | None = None
     threads: int | None = None
@@ -40,7 +41,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
-        if self.weights not in WEIGHTS:
+        if self.weights is not None and self.weights not in WEIGHTS:
             raise ConfigError(f"weights must be one of {', '.join(WEIGHTS)}, got {self.weights!r}")
         for name in ("kv_memory", "page_size", "max_seqs", "max_step_tokens", "max_waiting"):
             _check_count(name, getattr(self, name))

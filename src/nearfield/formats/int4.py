@@ -14,6 +14,7 @@ GROUPS = (32, 64, 128)
 class Int4:
     """Symmetric, -8 .. 7, rounded to nearest, in groups of `group` columns.
 
+    Scales are fp16 numbers that bf16 has too: a folder of codes is then the same in either dtype.
     Raises ConfigError for a group that is not 32, 64 or 128, or of which a matrix is not a multiple.
     """
 
@@ -30,7 +31,7 @@ class Int4:
         if columns % self._group:
             raise ConfigError(f"a matrix of {rows} x {columns} cannot be cut into groups of {self._group} columns; "
                               f"choose another --group ({', '.join(map(str, GROUPS))}) or --weights w8")
-        codes, scales = round_to_nearest(dense, self._group, -8, 7, torch.float16)
+        codes, scales = round_to_nearest(dense, self._group, -8, 7, torch.bfloat16, torch.float16)
         return PackedWeight(self.name, (rows, columns), {"codes": pack_int4(codes), "scales": scales})
 
     def unpack(self, weight: PackedWeight) -> Tensor:
