@@ -113,7 +113,7 @@ def test_numbers_that_no_layer_has_are_named() -> None:
     scheme = Scheme(4, 64, packed=True)
     stored, _ = library_layer(scheme, torch.bfloat16)
     broken: list[tuple[dict[str, Any], str]] = [
-        ({"weight_shape": torch.tensor([12, 256])}, r"x\.weight_shape says \[12, 256\], config\.json makes it \[12, 512"),
+        ({"weight_shape": torch.tensor([12, 256])}, r"x\.weight_shape says \[12, 256\], .* makes it \[12, 512\]"),
         ({"weight_scale": stored["weight_scale"] * float("nan")}, r"x\.weight_scale holds a number that is not finite")]
     for change, message in broken:
         with pytest.raises(ModelError, match=message):
@@ -126,5 +126,5 @@ def test_numbers_that_no_layer_has_are_named() -> None:
 @pytest.mark.parametrize(("scheme", "columns"), [
     (Scheme(4, 16, packed=True), 512), (Scheme(4, 128, packed=True), 192), (Scheme(8, None), 40)], ids=str)
 def test_groups_that_no_kernel_knows_name_the_remedy(scheme: Scheme, columns: int) -> None:
-    with pytest.raises(ModelError, match=rf"x: 8 x {columns} stored as int.* cannot be cut .* quantise the model again"):
+    with pytest.raises(ModelError, match=rf"x: 8 x {columns} stored as int.* cannot be cut .* quantise the model"):
         layout("x", scheme, 8, columns)
