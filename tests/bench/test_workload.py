@@ -34,3 +34,11 @@ def test_prompts_repeat_by_seed_alone() -> None:
 
 def test_peak_memory_is_that_of_this_process() -> None:
     assert 0.01 < peak_rss_gib() < 64
+
+
+def test_a_folder_of_codes_is_said_to_be_one(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "dense", small_tensors())
+    quantize_folder(folder, tmp_path / "codes", Target("w4"))
+    assert Subject(str(folder), {"dtype": "fp32", "weights": None}).stored == "fp32"
+    assert Subject(str(tmp_path / "codes"), {"weights": None}).stored == "w4"
+    assert Subject(str(tmp_path / "codes"), {"weights": "w8"}, random_weights=True).stored == "w8"

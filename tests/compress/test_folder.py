@@ -32,7 +32,7 @@ def listing(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize(("target", "ends"), [
     (W8, {"weight": (torch.int8, 128), "weight_scale": (torch.float32, 1)}),
-    (W4, {"weight_packed": (torch.int32, 16), "weight_scale": (torch.bfloat16, 2), "weight_shape": (torch.int64, 2)})])
+    (W4, {"weight_packed": (torch.int32, 16), "weight_scale": (torch.float16, 2), "weight_shape": (torch.int64, 2)})])
 def test_layers_become_codes_and_the_rest_stays(target: Target, ends: dict[str, Any], parent: Path,
                                                 tmp_path: Path) -> None:
     quantize_folder(parent, tmp_path / "out", target)

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from nearfield.core.config import DType, EngineConfig
+from nearfield.core.config import DType
 from nearfield.kernels import select
 from nearfield.kernels.ops import KVShape, OpTable
 from nearfield.kernels.select import TORCH_DTYPES
@@ -25,7 +25,7 @@ def describe(model: str | None, dtype: DType) -> dict[str, Any]:
     folder = find_model(model)
     config = Config.load(folder / "config.json")
     spec = read_spec(config)
-    storage = choose_storage(config, None, EngineConfig.group)
+    storage = choose_storage(config)
     ops = select.build(dtype, storage.names(spec))
     parameters = take_inventory(spec).numbers
     return {

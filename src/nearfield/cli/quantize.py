@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from nearfield.core.config import EngineConfig, format_bytes
+from nearfield.core.config import format_bytes
 from nearfield.core.errors import ConfigError, nearest
 
 HELP = "write a model again with int8 or int4 weights"
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", metavar="FORMAT", type=_one_of(FORMATS), required=True,
                         help="w8: int8, a scale a row; w4: int4, a scale for each group of columns")
     parser.add_argument("--group", type=int, choices=(32, 64, 128),
-                        help=f"columns that share a scale in w4 (default: {EngineConfig.group})")
+                        help="columns that share a scale in w4 (default: 64)")
     parser.add_argument("--method", metavar="METHOD", type=_one_of(METHODS), default="rtn",
                         help="rtn: round to nearest, each scale of the least squared error (default: %(default)s)")
 
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.format == "w8" and args.group is not None:
         raise ConfigError("--group is of w4; w8 has one scale a row: leave it out")
-    target = Target(args.format, args.group or EngineConfig.group)
+    target = Target(args.format, args.group or 64)
     source = find_model(args.model)
     with tqdm(desc="quantising", unit="tensor", disable=None, leave=False) as bar:   # shown on a terminal only
         def show(done: int, total: int) -> None:

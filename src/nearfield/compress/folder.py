@@ -17,7 +17,7 @@ from nearfield.core.errors import ConfigError, ModelError
 from nearfield.formats.base import WeightFormat
 from nearfield.formats.checkpoint import PICKLES, Checkpoint, Entry
 from nearfield.formats.compressed import encode, encoded
-from nearfield.formats.int4 import GROUPS, Int4, fitting_groups
+from nearfield.formats.int4 import GROUPS, Int4
 from nearfield.formats.int8 import Int8
 from nearfield.formats.manifest import Scheme, quantization_config, read_manifest
 from nearfield.formats.shards import SHARD_BYTES, ShardWriter
@@ -95,7 +95,7 @@ class _Work:
                 found[new] = entry
                 continue
             _check_linear(self.checkpoint, name, entry, self.linears[name], self.target)
-            for end, coded in encoded(self.target.scheme, *self.linears[name], entry.dtype).items():
+            for end, coded in encoded(self.target.scheme, *self.linears[name]).items():
                 found[_stored_name(name, end)] = coded
         return found
 
@@ -107,7 +107,7 @@ class _Work:
                 if not bool(dense.isfinite().all()):
                     raise ModelError(f"{self.checkpoint.folder}: tensor {name} holds a number that is not finite; "
                                      "such a model cannot be quantised")
-                for end, tensor in encode(self.packer.pack(dense), dense.dtype).items():
+                for end, tensor in encode(self.packer.pack(dense)).items():
                     writer.write(_stored_name(name, end), tensor)
             else:
                 writer.write(new, dense)
@@ -136,13 +136,13 @@ def _check_linear(checkpoint: Checkpoint, name: str, entry: Entry, shape: Shape,
     if entry.shape != shape or not entry.dtype.is_floating_point:
         raise ModelError(f"{checkpoint.folder}: tensor {name} is {list(entry.shape)} {entry.dtype}, config.json makes "
                          f"it {list(shape)} in floating point")
-    fitting = fitting_groups(columns)
+    fitting = [str(group) for group in GROUPS if columns % group == 0]
     if not fitting:
         raise ConfigError(f"{checkpoint.folder}: {name} is {rows} x {columns}; codes are multiplied in groups of at "
                           f"least {min(GROUPS)} columns, so this model cannot be quantised; serve it as it is")
     if target.format == "w4" and columns % target.group:
         raise ConfigError(f"{checkpoint.folder}: {name} is {rows} x {columns}, which cannot be cut into groups of "
-                          f"{target.group} columns; give --group {' or '.join(map(str, fitting))}, or --format w8")
+                          f"{target.group} columns; give --group {' or '.join(fitting)}, or --format w8")
 
 
 @contextmanager

@@ -81,24 +81,21 @@ def decode(layer: str, scheme: Scheme, shape: tuple[int, int], tensors: Mapping[
     return PackedWeight(scheme.format, shape, found)
 
 
-def encode(weight: PackedWeight, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors, by the ends of their names, that store a symmetric int8 weight of one scale a row, or int4.
-
-    dtype: of the dense matrix. Where that is bf16, int4's scales are too, as other readers expect; else fp16.
-    """
+def encode(weight: PackedWeight) -> dict[str, Tensor]:
+    """The tensors, by the ends of their names, that store a symmetric int8 weight of one scale a row, or int4."""
     codes, scales = weight.tensors["codes"], weight.tensors["scales"]
     if weight.format == "int8":
         return {"weight": codes, "weight_scale": scales[:, None]}
-    return {"weight_packed": codes.view(torch.int32), "weight_scale": scales.to(_scale_dtype(dtype)),
+    return {"weight_packed": codes.view(torch.int32), "weight_scale": scales,
             "weight_shape": torch.tensor(weight.shape)}
 
 
-def encoded(scheme: Scheme, rows: int, columns: int, dtype: torch.dtype) -> dict[str, Entry]:
-    """What `encode` will return for a matrix of [rows, columns] in `dtype`."""
+def encoded(scheme: Scheme, rows: int, columns: int) -> dict[str, Entry]:
+    """What `encode` will return for a matrix of [rows, columns]."""
     if not scheme.packed:
         return {"weight": Entry((rows, columns), torch.int8), "weight_scale": Entry((rows, 1), torch.float32)}
     return {"weight_packed": Entry((rows, columns // 8), torch.int32),
-            "weight_scale": Entry((rows, columns // (scheme.group or columns)), _scale_dtype(dtype)),
+            "weight_scale": Entry((rows, columns // (scheme.group or columns)), torch.float16),
             "weight_shape": Entry((2,), torch.int64)}
 
 
@@ -109,10 +106,6 @@ def join(parts: Sequence[PackedWeight]) -> PackedWeight:
     shape = (sum(part.shape[0] for part in parts), parts[0].shape[1])
     return PackedWeight(parts[0].format, shape, {
         name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
-
-
-def _scale_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.bfloat16 if dtype == torch.bfloat16 else torch.float16
 
 
 def _group(scheme: Scheme, columns: int) -> int | None:

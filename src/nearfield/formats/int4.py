@@ -11,15 +11,9 @@ from nearfield.kernels.reference.quantized import dequantize, pack_int4
 GROUPS = (32, 64, 128)
 
 
-def fitting_groups(columns: int) -> tuple[int, ...]:
-    """The groups that so many columns can be cut into; where there are none, int8 codes do not fit either."""
-    return tuple(group for group in GROUPS if columns % group == 0)
-
-
 class Int4:
     """Symmetric, -8 .. 7, rounded to nearest, in groups of `group` columns.
 
-    Scales are fp16 numbers that bf16 has too: a folder of codes is then the same in either dtype.
     Raises ConfigError for a group that is not 32, 64 or 128, or of which a matrix is not a multiple.
     """
 
@@ -34,11 +28,9 @@ class Int4:
         """Quantise a matrix [N, K]."""
         rows, columns = dense.shape
         if columns % self._group:
-            fitting = " or ".join(map(str, fitting_groups(columns)))
-            remedy = f"choose --group {fitting}, or --weights w8" if fitting else "serve it dense"
             raise ConfigError(f"a matrix of {rows} x {columns} cannot be cut into groups of {self._group} columns; "
-                              f"{remedy}")
-        codes, scales = round_to_nearest(dense, self._group, -8, 7, torch.bfloat16, torch.float16)
+                              f"choose another --group ({', '.join(map(str, GROUPS))}) or --weights w8")
+        codes, scales = round_to_nearest(dense, self._group, -8, 7, torch.float16)
         return PackedWeight(self.name, (rows, columns), {"codes": pack_int4(codes), "scales": scales})
 
     def unpack(self, weight: PackedWeight) -> Tensor:

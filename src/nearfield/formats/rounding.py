@@ -1,7 +1,5 @@
 """Round-to-nearest with a search for the scale: the least squared error over a few clippings of the range."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -14,32 +12,29 @@ _CHUNK = 1 << 22
 
 
 def round_to_nearest(dense: Tensor, group: int, low: int, high: int,
-                     *scale_dtypes: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Codes int8 [N, K] in low .. high and scales [N, K / group] of the last of `scale_dtypes` for a matrix [N, K].
+                     scale_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Codes int8 [N, K] in low .. high and scales [N, K / group] of `scale_dtype` for a matrix [N, K].
 
-    A weight becomes code * scale. A scale is a number that each of the dtypes has. Groups of zeros get the scale 1.
+    A weight becomes code * scale. Groups of zeros get the scale 1.
     """
     rows = max(1, _CHUNK // dense.shape[1])
-    parts = [_round_rows(part, group, low, high, scale_dtypes) for part in torch.split(dense, rows)]
+    parts = [_round_rows(part, group, low, high, scale_dtype) for part in torch.split(dense, rows)]
     return torch.cat([codes for codes, _ in parts]), torch.cat([scales for _, scales in parts])
 
 
-def _round_rows(dense: Tensor, group: int, low: int, high: int,
-                dtypes: Sequence[torch.dtype]) -> tuple[Tensor, Tensor]:
+def _round_rows(dense: Tensor, group: int, low: int, high: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     x = dense.float().view(len(dense), -1, group)                  # [N, K / group, group]
     span = x.abs().amax(-1) / high
     best = torch.full_like(span, float("inf"))
     scales = torch.ones_like(span)
     for share in SHRINK:
         # The scale as it will be stored: rounding it later would undo the search.
-        scale = span * share
-        for dtype in dtypes:
-            scale = scale.to(dtype).float()
+        scale = (span * share).to(dtype).float()
         scale = torch.where(scale > 0, scale, 1.0)
         error = (_codes(x, scale, low, high) * scale[:, :, None] - x).square().sum(-1)
         better = error < best
         best, scales = torch.where(better, error, best), torch.where(better, scale, scales)
-    return _codes(x, scales, low, high).flatten(1).to(torch.int8), scales.to(dtypes[-1])
+    return _codes(x, scales, low, high).flatten(1).to(torch.int8), scales.to(dtype)
 
 
 def _codes(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:

@@ -126,9 +126,17 @@ class Storage:
         return tuple(dict.fromkeys((*inner, self.formats.table.name)))
 
 
-def choose_storage(config: Config, weights: Weights | None, group: int, *, random_weights: bool = False) -> Storage:
-    """What --weights asks of a folder: with w8 and w4, and of a folder that stores codes, the table and the head
-    are int8. Random weights are as --weights says, whatever the folder stores.
+def weight_formats(weights: Weights, group: int) -> Formats:
+    """The formats of --weights: with w8 and w4 the table and the head are int8. Raises ConfigError."""
+    if weights == "dense":
+        return DENSE
+    return Formats(Int8() if weights == "w8" else Int4(group), Int8())
+
+
+def choose_storage(config: Config, weights: Weights | None = None, group: int = 64, *,
+                   random_weights: bool = False) -> Storage:
+    """The folder's own storage, or what --weights asks of one that stores its matrices dense. Of codes that are
+    stored, too, the table and the head become int8. Random weights are as --weights says, whatever is stored.
 
     Raises ConfigError for a group that no format has, or where the folder's codes would be made again.
     """
@@ -138,9 +146,7 @@ def choose_storage(config: Config, weights: Weights | None, group: int, *, rando
                           "or give the folder that it was made of")
     if manifest is not None:
         return Storage(Formats(Dense(), Int8()), manifest)
-    if weights in (None, "dense"):
-        return Storage()
-    return Storage(Formats(Int8() if weights == "w8" else Int4(group), Int8()))
+    return Storage() if weights is None else Storage(weight_formats(weights, group))
 
 
 def load_decoder(folder: Path, spec: ModelSpec, ops: OpTable, dtype: DType, positions: int, *,
