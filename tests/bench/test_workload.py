@@ -1,8 +1,12 @@
 """The benches' engine is big enough, and their prompts are the same each time and share nothing."""
 
+from pathlib import Path
+
 import pytest
 
 from nearfield.bench.workload import Prompts, Subject, peak_rss_gib, requests
+from nearfield.compress.folder import Target, quantize_folder
+from tests.small_model import save_model, small_tensors
 
 
 @pytest.mark.parametrize(("count", "context"), [(1, 1), (1, 16), (3, 17), (7, 100)])
