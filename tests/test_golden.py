@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from nearfield.core.config import EngineConfig
-from nearfield.core.plan import Row, StepPlan
-from nearfield.engine.batch import build_inputs
+from nearfield.engine.batch import whole_inputs
 from nearfield.engine.build import load_engine
 from nearfield.kernels import cpu
 
@@ -33,9 +32,8 @@ def test_the_pocket_model_has_the_golden_bits(profile: str, isa: str) -> None:
     loaded = load_engine(None, EngineConfig(isa=isa, kv_memory=16 << 20, **golden["options"]))
     if loaded.ops.profile != profile:
         pytest.skip(f"{isa} on this processor computes these options as {loaded.ops.profile}, not {profile}")
-    plan = StepPlan((Row("golden", IDS, 0, tuple(range(10)), sample=True),))
     with torch.inference_mode():
-        step = build_inputs(plan, loaded.engine._runner._kv, loaded.engine.config.page_size)
+        step = whole_inputs(IDS, loaded.engine._runner._kv, loaded.engine.config.page_size)
         logits = loaded.model.logits(loaded.model.hidden(step))
     found = {"first": [value.hex() for value in logits[-1, :4].tolist()],
              "digest": sha256(logits.numpy().tobytes()).hexdigest()}

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from nearfield.core.config import EngineConfig
-from nearfield.core.plan import Row, StepPlan
+from nearfield.core.plan import StepPlan
 from nearfield.core.request import Request, SamplingParams
-from nearfield.engine.batch import build_inputs
+from nearfield.engine.batch import whole_inputs
 from nearfield.engine.build import Loaded, load_engine
 from nearfield.engine.runner import Runner, StepResult
 from nearfield.kernels import cpu
@@ -86,10 +86,8 @@ def generate(loaded: Loaded, prompts: Sequence[tuple[int, ...]], count: int) -> 
 
 def prefill(loaded: Loaded, tokens: Sequence[int], name: str, first: int) -> Digests:
     """Digests of every position from `first` on, computed as one row of all tokens."""
-    kv, size = loaded.engine._runner._kv, loaded.engine.config.page_size
-    row = Row(name, tuple(tokens), 0, tuple(range(-(-len(tokens) // size))), sample=True)
     with torch.inference_mode():
-        hidden = loaded.model.hidden(build_inputs(StepPlan((row,)), kv, size))
+        hidden = loaded.model.hidden(whole_inputs(tokens, loaded.engine._runner._kv, loaded.engine.config.page_size))
         logits = loaded.model.logits(hidden[first - 1:])
     return {(name, first + i): digest(one) for i, one in enumerate(logits)}
 

@@ -46,9 +46,10 @@ class LLM:
 
     model: a folder, a hub id, or None for the pocket model. dtype: "bf16", "fp16" or "fp32".
     tokenizer=None works on token ids alone, for a folder without one. kv_memory: bytes of the KV
-    cache, as a number or like "4GiB". weights: "dense", "w8" or "w4" (int8 or int4 codes made at load),
-    multiplied by the C++ kernels of `isa` on `threads`; `group` columns (None: a row in w8, 64 in w4) share a scale.
-    pack_cache: keep those codes in the user's cache, so that the next start reads instead of quantising.
+    cache, as a number or like "4GiB". weights: None, as the folder stores them, or "dense", "w8" or "w4" (int8
+    or int4 codes made at load), multiplied by the C++ kernels of `isa` on `threads`; `group` columns (None: a row
+    in w8, 64 in w4) share a scale. pack_cache: keep those codes in the user's cache, so that the next start reads
+    instead of quantising.
     random_weights: shapes from config.json, weights made up.
 
     Raises ModelError and ConfigError.
@@ -57,10 +58,9 @@ class LLM:
     def __init__(self, model: str | Path | None = None, *, dtype: DType = "bf16",
                  tokenizer: Literal["auto"] | None = "auto", kv_memory: int | str = "1GiB",
                  max_seqs: int = 64, max_context: int | None = None, max_step_tokens: int = 512,
-                 prefix_cache: bool = True, weights: Weights = "dense", group: int | None = None,
+                 prefix_cache: bool = True, weights: Weights | None = None, group: int | None = None,
                  isa: str | None = None, threads: int | None = None, pack_cache: bool = True,
-                 random_weights: bool = False,
-                 progress: bool = False) -> None:
+                 random_weights: bool = False, progress: bool = False) -> None:
         if tokenizer not in ("auto", None):
             raise ConfigError(f"tokenizer must be \"auto\" (the folder's own) or None, got {tokenizer!r}")
         size = parse_bytes(kv_memory) if isinstance(kv_memory, str) else kv_memory

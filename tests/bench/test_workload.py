@@ -1,8 +1,12 @@
 """The benches' engine is big enough, and their prompts are the same each time and share nothing."""
 
+from pathlib import Path
+
 import pytest
 
 from nearfield.bench.workload import Prompts, Subject, peak_rss_gib, requests
+from nearfield.compress.folder import Target, quantize_folder
+from tests.small_model import save_model, small_tensors
 
 
 @pytest.mark.parametrize(("count", "context"), [(1, 1), (1, 16), (3, 17), (7, 100)])
@@ -34,3 +38,11 @@ def test_prompts_repeat_by_seed_alone() -> None:
 
 def test_peak_memory_is_that_of_this_process() -> None:
     assert 0.01 < peak_rss_gib() < 64
+
+
+def test_a_folder_of_codes_is_said_to_be_one(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "dense", small_tensors())
+    quantize_folder(folder, tmp_path / "codes", Target("w4"))
+    assert Subject(str(folder), {"dtype": "fp32", "weights": None}).stored == "fp32"
+    assert Subject(str(tmp_path / "codes"), {"weights": None}).stored == "w4"
+    assert Subject(str(tmp_path / "codes"), {"weights": "w8"}, random_weights=True).stored == "w8"

@@ -45,7 +45,7 @@ def test_pocket_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
 def test_text_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info"]) == 0
     out = capsys.readouterr().out
-    assert "architecture" in out and "KV cache" in out and "reference" in out
+    assert "architecture" in out and "KV cache" in out and "attention" in out
 
 
 def test_unknown_architecture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

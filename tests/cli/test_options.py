@@ -37,5 +37,5 @@ def test_only_what_is_given_goes_on() -> None:
     add_engine(parser)
     add_sampling(parser, max_tokens=7)
     args = parser.parse_args(["--kv-memory", "1MiB", "--temperature", "0"])
-    assert engine_options(args) == {"dtype": "bf16", "kv_memory": 1 << 20, "weights": "dense"}
+    assert engine_options(args) == {"dtype": "bf16", "kv_memory": 1 << 20}
     assert sampling_options(args) == {"max_tokens": 7, "temperature": 0.0}

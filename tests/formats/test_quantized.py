@@ -88,6 +88,8 @@ def test_a_matrix_that_cannot_be_cut_names_the_remedy() -> None:
         Int4(64).pack(torch.randn(10, 96))
     with pytest.raises(ConfigError, match=r"10 x 96 cannot be cut into groups of 64 .* leave --group out"):
         Int8(64).pack(torch.randn(10, 96))
+    with pytest.raises(ConfigError, match=r"10 x 40 cannot be cut into blocks of 32 .* serve it dense"):
+        Int8().pack(torch.randn(10, 40))
 
 
 def test_reference_linear_and_embed_read_the_codes() -> None:
@@ -158,7 +160,6 @@ def test_the_kernels_agree_with_the_reference(name: str) -> None:
     assert not prepared.tensors and prepared.nbytes > 0
     got = ops.linear(x, prepared, bias)
     assert (got - want).norm() / want.norm() < 0.015
-    assert ops.linear(x.bfloat16(), prepared, None).dtype == torch.bfloat16
     assert torch.equal(ops.linear(x[2:3], prepared, bias), got[2:3])
 
 

@@ -71,7 +71,6 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "rope_parameters differ by kind of layer"),
     ({"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": "2"}, "max_window_layers must be"),
     ({"model_type": "mistral", "layer_types": [{}, {}]}, "layer_types must list 2"),
-    ({"quantization_config": {"bits": 4}}, "quantised checkpoints are not supported"),
     ({"model_type": "mistral", "sliding_window": 8, "layer_types": ["full_attention"]}, "layer_types must list 2"),
 ]
 

@@ -15,12 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nearfield.cache.store import DenseKV
 from nearfield.core.config import Weights
 from nearfield.core.errors import ModelError
-from nearfield.engine.batch import dense_inputs
+from nearfield.engine.batch import whole_inputs
 from nearfield.kernels import cpu, select
+from nearfield.kernels.ops import KVShape
 from nearfield.models.file_hashes import FileHashes
-from nearfield.models.loader import CheckpointSource, load_decoder, weight_formats
+from nearfield.models.loader import CheckpointSource, Storage, load_decoder, weight_formats
 from nearfield.models.pack_cache import PackCache
 from nearfield.models.pack_file import Blob, PackReader
 from nearfield.models.registry import read_spec
@@ -73,9 +75,11 @@ def load(folder: Path, weights: Weights = "w4", *, isa: str | None = None, pack_
     formats = weight_formats(weights, 32)
     ops = select.build("fp32", (formats.inner.name, formats.table.name), isa=isa, threads=2)
     spec = read_spec(Config.load(folder / "config.json"))
-    decoder = load_decoder(folder, spec, ops, "fp32", 64, formats=formats, pack_cache=pack_cache)
+    decoder = load_decoder(folder, spec, ops, "fp32", 64, storage=Storage(formats), pack_cache=pack_cache)
+    shape = KVShape(spec.num_layers, spec.num_kv_heads, spec.head_dim, 16)
     with torch.inference_mode():
-        return decoder.logits(decoder.hidden(dense_inputs(torch.tensor([[3, 1, 4, 1, 5]]))))
+        kv = DenseKV(ops, shape, 2 * shape.page_bytes(torch.float32), torch.float32)
+        return decoder.logits(decoder.hidden(whole_inputs([3, 1, 4, 1, 5], kv, 16)))
 
 
 def index(file: Path) -> Any:

@@ -1,5 +1,6 @@
 """Every family's logits against transformers, in fp32, through the paged cache."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from nearfield.core.config import DType
 from nearfield.core.plan import Row, StepPlan
 from nearfield.engine.batch import build_inputs, dense_inputs
 from nearfield.kernels import select
-from nearfield.kernels.ops import KVShape
+from nearfield.kernels.ops import KVShape, OpTable
 from nearfield.models.decoder import Decoder
 from nearfield.models.loader import load_decoder
 from nearfield.models.registry import read_spec
@@ -54,16 +55,16 @@ def make_folder(family: str, folder: Path) -> Any:
     return model
 
 
-def load(folder: Path, dtype: DType = "fp32") -> Decoder:
+def load(folder: Path, dtype: DType = "fp32", build: Callable[[DType], OpTable] = select.plain) -> Decoder:
     spec = read_spec(Config.load(folder / "config.json"))
-    return load_decoder(folder, spec, select.build(dtype), dtype, spec.max_positions)
+    return load_decoder(folder, spec, build(dtype), dtype, spec.max_positions)
 
 
-def paged_logits(model: Decoder, ids: list[int], chunks: list[int], page_size: int = 4) -> torch.Tensor:
+def paged_logits(model: Decoder, ids: list[int], chunks: list[int], page_size: int = 4,
+                 dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Logits of every position, computed chunk by chunk through pages in a scattered order."""
     spec = model.spec
     shape = KVShape(spec.num_layers, spec.num_kv_heads, spec.head_dim, page_size)
-    dtype = model.ops.activations
     kv = DenseKV(model.ops, shape, 64 * shape.page_bytes(dtype), dtype)
     pages = tuple(torch.randperm(64)[:-(-len(ids) // page_size)].tolist())
     logits, start = [], 0
@@ -84,14 +85,16 @@ def reference_logits(model: Any, ids: list[int]) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_equal_transformers(family: str, tmp_path: Path) -> None:
+    """What serves, and the reference backend; the latter without a cache too, as in training."""
     reference = make_folder(family, tmp_path)
-    model = load(tmp_path)
     ids = torch.randint(3, 300, (90,)).tolist()
     want = reference_logits(reference, ids)
-    for chunks in ([90], [37, 1, 1, 30, 21], [1] * 90):
-        got = paged_logits(model, ids, chunks)
-        assert (got - want).abs().max() <= 1e-3
-        assert torch.equal(got.argmax(-1), want.argmax(-1))
+    for build in (select.build, select.plain):
+        model = load(tmp_path, build=build)
+        for chunks in ([90], [37, 1, 1, 30, 21], [1] * 90):
+            got = paged_logits(model, ids, chunks)
+            assert (got - want).abs().max() <= 1e-3
+            assert torch.equal(got.argmax(-1), want.argmax(-1))
     with torch.inference_mode():
         dense = model.logits(model.hidden(dense_inputs(torch.tensor([ids, ids]))))
     assert (dense - torch.cat([want, want])).abs().max() <= 1e-3
@@ -109,8 +112,9 @@ def test_dense_path_has_gradients(tmp_path: Path) -> None:
 def compare_trained(folder: Path, vocab: int) -> None:
     reference = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids = torch.randint(3, vocab, (200,), generator=torch.Generator().manual_seed(1)).tolist()
-    got = paged_logits(load(folder), ids, [64, 100, 36])
-    assert (got - reference_logits(reference, ids)).abs().max() <= 1e-3
+    want = reference_logits(reference, ids)
+    for build in (select.build, select.plain):
+        assert (paged_logits(load(folder, build=build), ids, [64, 100, 36]) - want).abs().max() <= 1e-3
 
 
 def test_tinystories_equals_transformers(shared_data: Path) -> None:
@@ -121,12 +125,15 @@ def test_the_pocket_model_equals_transformers(pocket: Path) -> None:
     compare_trained(pocket, 2048)
 
 
+@pytest.mark.parametrize("build", [select.build, select.plain])
 @pytest.mark.parametrize(("dtype", "close"), [("bf16", 0.05), ("fp16", 0.01)])
-def test_narrow_dtypes_stay_close_to_fp32(dtype: DType, close: float, pocket: Path) -> None:
+def test_narrow_dtypes_stay_close_to_fp32(dtype: DType, close: float, build: Callable[[DType], OpTable],
+                                          pocket: Path) -> None:
     """Mean KL divergence (nats) from fp32, and the choice of the best token, over real text."""
     ids = load_tokenizer(pocket).encode("Once upon a time there was a small dog. The dog liked to play in the park. ")
     exact = paged_logits(load(pocket), ids, [len(ids)]).log_softmax(-1)
-    narrow = paged_logits(load(pocket, dtype), ids, [5, len(ids) - 6, 1]).log_softmax(-1)
+    narrow = paged_logits(load(pocket, dtype, build), ids, [5, len(ids) - 6, 1],
+                          dtype=select.TORCH_DTYPES[dtype]).log_softmax(-1)
     kl = (exact.exp() * (exact - narrow)).sum(-1)
     assert 0 <= kl.mean() < close
     assert (exact.argmax(-1) == narrow.argmax(-1)).float().mean() > 0.9

@@ -12,6 +12,7 @@ from nearfield.core.config import DType, EngineConfig
 from nearfield.core.errors import ConfigError
 from nearfield.core.request import Request, SamplingParams
 from nearfield.engine.build import Loaded, load_engine
+from nearfield.formats.manifest import read_manifest
 from nearfield.kernels.ops import KVShape
 from nearfield.kernels.select import TORCH_DTYPES
 from nearfield.models.loader import find_model
@@ -37,8 +38,12 @@ class Subject:
     @property
     def stored(self) -> str:
         """How the weights are stored: the dtype, w8 or w4."""
-        weights: str = self.options.get("weights", "dense")
-        return self.dtype if weights == "dense" else weights
+        weights: str | None = self.options.get("weights")
+        if weights is None and not self.random_weights:
+            config = Config.load(find_model(self.model) / "config.json")
+            manifest = read_manifest(config.data, config.path)
+            weights = None if manifest is None else manifest.label
+        return self.dtype if weights is None or weights == "dense" else weights
 
     @property
     def dtype(self) -> DType:

@@ -1,48 +1,33 @@
 """The facts that `nearfield info` prints, gathered without reading a weight.
 
-Parameters are counted by building the model of tensors that have a shape and no bytes, so that the
-number is that of the model as it would run, and a folder with just a config.json has one too.
+Parameters are counted by what the model asks for when it is built, so that a folder with just a config.json
+has a number too.
 """
 
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from nearfield.core.config import DType
 from nearfield.kernels import select
 from nearfield.kernels.ops import KVShape, OpTable
 from nearfield.kernels.select import TORCH_DTYPES
 from nearfield.models.chat_template import load_chat_template
-from nearfield.models.decoder import build_decoder
-from nearfield.models.loader import find_model
+from nearfield.models.inventory import take_inventory
+from nearfield.models.loader import choose_storage, find_model
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config, ModelSpec
 from nearfield.models.tokenizer import load_tokenizer
-from nearfield.models.weights import DenseWeights
-
-
-class ShapeSource:
-    """A weight source that counts the numbers it is asked for, and gives tensors without bytes."""
-
-    def __init__(self) -> None:
-        self.numbers = 0
-
-    def get(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """A tensor of this shape on torch's meta device."""
-        tensor = torch.empty(shape, device="meta")
-        self.numbers += tensor.numel()
-        return tensor
 
 
 def describe(model: str | None, dtype: DType) -> dict[str, Any]:
     """The facts of `model`, ready for JSON. Raises ModelError."""
     folder = find_model(model)
-    spec = read_spec(Config.load(folder / "config.json"))
-    ops = select.build(dtype)
-    parameters = count_parameters(spec)
+    config = Config.load(folder / "config.json")
+    spec = read_spec(config)
+    storage = choose_storage(config)
+    ops = select.build(dtype, storage.names(spec))
+    parameters = take_inventory(spec).numbers
     return {
         "kind": "info",
         "model": folder.resolve().name if model is None or Path(model).is_dir() else model,
@@ -50,6 +35,8 @@ def describe(model: str | None, dtype: DType) -> dict[str, Any]:
         "architecture": spec.model_type,
         "parameters": parameters,
         "bytes": {name: parameters * kind.itemsize for name, kind in TORCH_DTYPES.items()},
+        "stored": {"format": "dense" if storage.manifest is None else str(storage.manifest),
+                   "bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors"))},
         "layers": spec.num_layers,
         "hidden_size": spec.hidden_size,
         "heads": spec.num_heads,
@@ -60,16 +47,9 @@ def describe(model: str | None, dtype: DType) -> dict[str, Any]:
         "tokenizer": _tokenizer_kind(folder),
         "chat_template": load_chat_template(folder) is not None,
         "kv_bytes_per_token": _kv_bytes(spec),
-        "would_use": {"dtype": dtype, "threads": ops.threads, "backend": ops.backend,
+        "would_use": {"dtype": dtype, "threads": ops.threads, "backend": ops.backend, "profile": ops.profile,
                       "ops": _functions(ops)},
     }
-
-
-def count_parameters(spec: ModelSpec) -> int:
-    """Numbers that the model learns; a tied head counts once."""
-    source, ops = ShapeSource(), select.plain("fp32")
-    build_decoder(spec, DenseWeights(source, ops), ops, positions=1)
-    return source.numbers
 
 
 def _kv_bytes(spec: ModelSpec) -> dict[str, int]:

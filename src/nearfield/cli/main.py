@@ -20,6 +20,7 @@ COMMANDS = {
     "serve": "nearfield.cli.serve",
     "chat": "nearfield.cli.chat",
     "generate": "nearfield.cli.generate",
+    "quantize": "nearfield.cli.quantize",
     "bench": "nearfield.cli.bench",
     "info": "nearfield.cli.info",
 }

@@ -59,8 +59,8 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 
 def add_kernels(parser: argparse.ArgumentParser) -> None:
     """How weights are stored and what multiplies by them."""
-    parser.add_argument("--weights", choices=WEIGHTS, default=EngineConfig.weights,
-                        help="quantise at load to int8 (w8) or int4 (w4) (default: %(default)s)")
+    parser.add_argument("--weights", choices=WEIGHTS,
+                        help="quantise at load to int8 (w8) or int4 (w4) (default: as the folder stores them)")
     parser.add_argument("--group", type=int, choices=(32, 64, 128),
                         help="columns that share a scale (default: a whole row in w8, 64 in w4)")
     parser.add_argument("--isa", help="C++ kernels of this instruction set: avx512, avx2, scalar (default: the best)")

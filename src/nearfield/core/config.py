@@ -15,10 +15,11 @@ WEIGHTS: tuple[Weights, ...] = ("dense", "w8", "w4")
 class EngineConfig:
     """How an engine uses the machine.
 
-    dtype: of activations, K/V and dense weights. weights: dense, or int8 (w8) or int4 (w4) codes, made at
-    load; `group` columns share a scale (None: a row in w8, 64 columns in w4). isa, threads: which C++ kernels,
-    and on how many threads (None: the best here, and as many as this process may use). pack_cache: keep w8 and
-    w4 weights, as the kernels read them, in the user's cache for the next start.
+    dtype: of activations, K/V and dense weights. weights: None takes them as the folder stores them; dense,
+    or int8 (w8) or int4 (w4) codes, made at load, of a folder that stores them dense; `group` columns share a
+    scale (None: a row in w8, 64 columns in w4). isa, threads: which C++ kernels, and on how many threads (None:
+    the best here, and as many as this process may use). pack_cache: keep w8 and w4 weights, as the kernels read
+    them, in the user's cache for the next start.
     kv_memory: bytes of the KV cache, allocated once.
     max_seqs: rows in a step at most. max_context: tokens of one request at most, prompt and answer
     (None: what the model and the cache hold). max_step_tokens: tokens computed in one step at most,
@@ -33,7 +34,7 @@ class EngineConfig:
     max_step_tokens: int = 512
     max_waiting: int = 1024
     prefix_cache: bool = True
-    weights: Weights = "dense"
+    weights: Weights | None = None
     group: int | None = None
     isa: str | None = None
     threads: int | None = None
@@ -42,7 +43,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
-        if self.weights not in WEIGHTS:
+        if self.weights is not None and self.weights not in WEIGHTS:
             raise ConfigError(f"weights must be one of {', '.join(WEIGHTS)}, got {self.weights!r}")
         for name in ("kv_memory", "page_size", "max_seqs", "max_step_tokens", "max_waiting"):
             _check_count(name, getattr(self, name))

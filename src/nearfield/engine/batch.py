@@ -1,10 +1,13 @@
 """From a plan of integers to the tensors of a step."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from nearfield.cache.store import KVStore
 from nearfield.core.plan import Row, StepPlan
+from nearfield.core.types import TokenId
 from nearfield.kernels.ops import AttnPlan, AttnRow
 from nearfield.layers.attention import StepInputs
 
@@ -15,6 +18,12 @@ def build_inputs(plan: StepPlan, kv: KVStore, page_size: int) -> StepInputs:
     positions = [p for row in plan.rows for p in range(row.start, row.end)]
     attn = AttnPlan(_rows(plan.rows, page_size), page_size)
     return StepInputs(torch.tensor(tokens), torch.tensor(positions), attn, kv)
+
+
+def whole_inputs(tokens: Sequence[TokenId], kv: KVStore, page_size: int) -> StepInputs:
+    """One row from position 0, in the first pages of a cache that nobody else uses: to look at a model by itself."""
+    pages = tuple(range(-(-len(tokens) // page_size)))
+    return build_inputs(StepPlan((Row("whole", tuple(tokens), 0, pages, sample=True),)), kv, page_size)
 
 
 def dense_inputs(tokens: Tensor) -> StepInputs:

@@ -16,7 +16,7 @@ from nearfield.kernels.ops import KVShape, OpTable
 from nearfield.models.chat_template import ChatTemplate, load_chat_template
 from nearfield.models.decoder import Decoder
 from nearfield.models.generation import GenerationDefaults, read_generation
-from nearfield.models.loader import find_model, load_decoder, weight_formats
+from nearfield.models.loader import choose_storage, find_model, load_decoder
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config, ModelSpec
 from nearfield.models.tokenizer import Tokenizer, load_tokenizer
@@ -46,19 +46,20 @@ def load_engine(model: str | Path | None, config: EngineConfig, *, random_weight
     Raises ModelError for a folder that cannot be used, ConfigError for options that do not fit it.
     """
     folder = find_model(model)
-    spec = read_spec(Config.load(folder / "config.json"))
+    described = Config.load(folder / "config.json")
+    spec = read_spec(described)
+    storage = choose_storage(described, config.weights, config.group, random_weights=random_weights)
     words = load_tokenizer(folder) if tokenizer else None
     generation = read_generation(folder)
     shape = KVShape(spec.num_layers, spec.num_kv_heads, spec.head_dim, config.page_size)
     _check_memory(config)
     keep_freed_memory()
-    formats = weight_formats(config.weights, config.group)
-    ops = select.build(config.dtype, (formats.inner.name, formats.table.name), isa=config.isa, threads=config.threads)
+    ops = select.build(config.dtype, storage.names(spec), isa=config.isa, threads=config.threads)
     kv = DenseKV(ops, shape, config.kv_memory, select.TORCH_DTYPES[config.dtype])
     positions = context_limit(spec, config, kv.num_pages * config.page_size)
     hidden = None if progress else True   # None: shown on a terminal only
     with tqdm(total=spec.num_layers, desc="loading", unit="layer", disable=hidden, leave=False) as bar:
-        decoder = load_decoder(folder, spec, ops, config.dtype, positions, formats=formats,
+        decoder = load_decoder(folder, spec, ops, config.dtype, positions, storage=storage,
                                random_weights=random_weights, pack_cache=config.pack_cache,
                                progress=lambda done, total: _show(bar, done))
     eos = generation.eos_ids + (words.eos_ids if words is not None else ())

@@ -4,7 +4,10 @@ Only safetensors: other files of weights can run code when opened.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import torch
@@ -16,7 +19,23 @@ from nearfield.core.errors import ModelError
 INDEX = "model.safetensors.index.json"
 """The file that says which of several files of weights holds a tensor."""
 
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+          "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+          "BOOL": torch.bool}
+"""The dtypes by the names that safetensors has for them."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a tensor is, without its bytes."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
 
 
 class Checkpoint:
@@ -43,20 +62,55 @@ class Checkpoint:
 
     def read(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """The tensor called `name`, checked to be of `shape`, converted to `dtype`."""
+        tensor = self.stored(name)
+        if tuple(tensor.shape) != shape:
+            raise self._misshapen(name, tensor, shape)
+        if not tensor.is_floating_point():
+            raise ModelError(f"{self._files[name]}: tensor {name} is {tensor.dtype}; only floating point is supported")
+        return tensor.to(dtype)
+
+    def read_exact(self, name: str, shape: tuple[int, ...], dtypes: Collection[torch.dtype]) -> Tensor:
+        """The tensor called `name` as it is stored, checked to be of `shape` and of one of `dtypes`."""
+        tensor = self.stored(name)
+        if tuple(tensor.shape) != shape:
+            raise self._misshapen(name, tensor, shape)
+        if tensor.dtype not in dtypes:
+            wanted = " or ".join(str(dtype) for dtype in dtypes)
+            raise ModelError(f"{self._files[name]}: tensor {name} is {tensor.dtype}, "
+                             f"the format that config.json names makes it {wanted}")
+        return tensor
+
+    def stored(self, name: str) -> Tensor:
+        """The tensor called `name`, whatever it is."""
+        with self._reading(name) as file:
+            tensor: Tensor = file.get_tensor(name)  # type: ignore[no-untyped-call]  # safetensors has no stubs
+        return tensor
+
+    def entry(self, name: str) -> Entry:
+        """What the tensor called `name` is; its bytes are not read."""
+        with self._reading(name) as file:
+            part = file.get_slice(name)  # type: ignore[no-untyped-call]
+            shape, dtype = tuple(part.get_shape()), part.get_dtype()
+        if dtype not in DTYPES:
+            raise ModelError(f"{self._files[name]}: tensor {name} is {dtype}; supported: {', '.join(DTYPES)}")
+        return Entry(shape, DTYPES[dtype])
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[safe_open]:
+        """The open file that holds `name`; what goes wrong with it becomes a ModelError."""
         if name not in self._files:
             raise ModelError(f"{self.folder}: tensor {name} is missing; the checkpoint is not complete")
         path = self._files[name]
         try:
             if path not in self._open:
                 self._open[path] = safe_open(path, framework="pt")
-            tensor: Tensor = self._open[path].get_tensor(name)  # type: ignore[no-untyped-call]  # safetensors has no stubs
+            yield self._open[path]
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{path}: tensor {name} cannot be read ({error}); copy the file again") from None
-        if tuple(tensor.shape) != shape:
-            raise ModelError(f"{path}: tensor {name} is {list(tensor.shape)}, config.json makes it {list(shape)}")
-        if not tensor.is_floating_point():
-            raise ModelError(f"{path}: tensor {name} is {tensor.dtype}; only floating point is supported")
-        return tensor.to(dtype)
+
+    def _misshapen(self, name: str, tensor: Tensor, shape: tuple[int, ...]) -> ModelError:
+        return ModelError(f"{self._files[name]}: tensor {name} is {list(tensor.shape)}, "
+                          f"config.json makes it {list(shape)}")
 
 
 def _locate(folder: Path) -> dict[str, Path]:
@@ -65,7 +119,7 @@ def _locate(folder: Path) -> dict[str, Path]:
         return _read_index(index)
     if single.exists():
         return dict.fromkeys(_tensor_names(single), single)
-    pickles = sorted(p.name for p in folder.glob("*") if p.suffix in _PICKLES)
+    pickles = sorted(p.name for p in folder.glob("*") if p.suffix in PICKLES)
     if pickles:
         raise ModelError(f"{folder}: has {pickles[0]} but no safetensors. Pickled weights can run code "
                          "when opened and are never loaded; convert them to model.safetensors first")

@@ -3,16 +3,20 @@
 import torch
 from torch import Tensor
 
+from nearfield.core.errors import ConfigError
 from nearfield.formats.groups import check_columns, check_group
 from nearfield.kernels.ops import PackedWeight, Rounding
 from nearfield.kernels.reference import round_to_nearest
 from nearfield.kernels.reference.quantized import dequantize
 
+BLOCK = 32
+"""Columns that the kernels take at once."""
+
 
 class Int8:
     """Symmetric, -127 .. 127, rounded to nearest; a scale for each row (None), or for each group of columns.
 
-    Raises ConfigError for a group that is not 32, 64 or 128, or of which a matrix is not a multiple.
+    Raises ConfigError for a group that is not 32, 64 or 128, or columns that cannot be cut into groups, or blocks.
     """
 
     name = "int8"
@@ -24,6 +28,9 @@ class Int8:
         """Quantise a matrix [N, K]."""
         rows, columns = dense.shape
         if self._group is None:
+            if columns % BLOCK:
+                raise ConfigError(f"a matrix of {rows} x {columns} cannot be cut into blocks of {BLOCK} columns, in "
+                                  "which int8 codes are multiplied; serve it dense")
             codes, scales = round(dense, columns, -127, 127, torch.float32)
             scales = scales.flatten()
         else:

@@ -16,7 +16,7 @@ TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.flo
 
 def build(dtype: DType, formats: tuple[str, ...] = ("dense",), *, isa: str | None = None,
           threads: int | None = None) -> OpTable:
-    """The table that serves: K/V and dense weights of `dtype`, weights of `formats` (the layers' first).
+    """The table that serves: K/V and dense weights of `dtype`, weights of `formats`.
 
     The C++ kernels, where they were built; `reference` for fp16, and where there are none, of which one line
     warns. Raises ConfigError for an isa or threads that cannot be had, and for fp16 with quantised weights.
@@ -34,7 +34,7 @@ def build(dtype: DType, formats: tuple[str, ...] = ("dense",), *, isa: str | Non
 
     backend = CpuBackend(kernels)
     return OpTable(backend=f"cpu ({kernels.isa}, {kernels.threads} threads)", threads=kernels.threads,
-                   profile=kernels.profile(formats[0], TORCH_DTYPES[dtype]), activations=torch.float32,
+                   profile=kernels.profile(formats, TORCH_DTYPES[dtype]), activations=torch.float32,
                    layout=kernels.layout, **{name: getattr(backend, name) for name in _OPERATIONS})
 
 

@@ -1,6 +1,7 @@
 """From a folder, or a hub id, to a model: finding the files, reading or inventing the weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -8,22 +9,24 @@ import torch
 from torch import Tensor
 
 from nearfield.core.config import DType, Weights
-from nearfield.core.errors import ModelError
+from nearfield.core.errors import ConfigError, ModelError
 from nearfield.formats.checkpoint import INDEX, Checkpoint
+from nearfield.formats.dense import Dense
 from nearfield.formats.int4 import Int4
 from nearfield.formats.int8 import Int8
+from nearfield.formats.manifest import Manifest, read_manifest
 from nearfield.kernels.ops import OpTable
 from nearfield.kernels.select import TORCH_DTYPES
-from nearfield.models.decoder import Decoder, build_decoder
+from nearfield.models.compressed import CompressedWeights, stored_formats
+from nearfield.models.decoder import Decoder, ModelWeights, build_decoder
+from nearfield.models.inventory import EMBED, HEAD
 from nearfield.models.pack_cache import NoPacks, open_packs
-from nearfield.models.spec import ModelSpec
+from nearfield.models.spec import Config, ModelSpec
 from nearfield.models.weights import DENSE, DenseWeights, Formats, WeightSource
 
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
 _UNWANTED = ["consolidated*", "*/*"]
 """Second copies of the weights in other forms, which many repositories hold."""
-
-_EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def pocket_folder() -> Path:
@@ -75,8 +78,8 @@ class CheckpointSource:
 
     def get(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Read a tensor. A tied checkpoint may keep its one table under either name."""
-        if self._tied and name == _EMBED and name not in self._checkpoint:
-            name = _HEAD
+        if self._tied and name == EMBED and name not in self._checkpoint:
+            name = HEAD
         self._asked.add(name)
         return self._checkpoint.read(name, shape, self._dtype)
 
@@ -84,12 +87,20 @@ class CheckpointSource:
         """The files that decide the model: config.json, the index where there is one, the weights."""
         described = (self._folder / name for name in ("config.json", INDEX))
         return (*filter(Path.exists, described), *self._checkpoint.files())
+    def get_exact(self, name: str, shape: tuple[int, ...], dtypes: Collection[torch.dtype]) -> Tensor:
+        """Read a tensor as it is stored, which must be in one of `dtypes`."""
+        self._asked.add(name)
+        return self._checkpoint.read_exact(name, shape, dtypes)
 
     def unused(self) -> list[str]:
         """Tensors of the checkpoint that the model has no place for, save those known to be redundant."""
-        redundant = {_HEAD} if self._tied else set()
         return [name for name in self._checkpoint.names()
-                if name not in self._asked | redundant and not name.endswith("rotary_emb.inv_freq")]
+                if name not in self._asked and not is_redundant(name, tied=self._tied)]
+
+
+def is_redundant(name: str, *, tied: bool) -> bool:
+    """Whether a tensor says again what the model knows: a tied head, frequencies of rotation."""
+    return (tied and name == HEAD) or name.endswith("rotary_emb.inv_freq")
 
 
 class RandomSource:
@@ -106,6 +117,23 @@ class RandomSource:
         return torch.empty(shape, dtype=self._dtype).normal_(0, 0.02, generator=self._generator)
 
 
+@dataclass(frozen=True)
+class Storage:
+    """How a model's matrices come to be: packed in `formats`, save those that the folder stores as `manifest`
+    says."""
+
+    formats: Formats = DENSE
+    manifest: Manifest | None = None
+
+    def names(self, spec: ModelSpec) -> tuple[str, ...]:
+        """The formats that the matrices of a model have, each once."""
+        inner = (self.formats.inner.name,) if self.manifest is None else stored_formats(self.manifest, spec)
+        return tuple(dict.fromkeys((*inner, self.formats.table.name)))
+
+
+AS_IT_IS = Storage()
+
+
 def weight_formats(weights: Weights, group: int | None = None) -> Formats:
     """The formats of --weights, with scales for `group` columns (None: a row in w8, 64 columns in w4). With
     both the table and the head are int8, a scale a row. Raises ConfigError."""
@@ -117,8 +145,24 @@ def weight_formats(weights: Weights, group: int | None = None) -> Formats:
     return Formats(Int4(size), Int8(), f"w4 group {size}")
 
 
+def choose_storage(config: Config, weights: Weights | None = None, group: int | None = None, *,
+                   random_weights: bool = False) -> Storage:
+    """The folder's own storage, or what --weights asks of one that stores its matrices dense. Of codes that are
+    stored, too, the table and the head become int8. Random weights are as --weights says, whatever is stored.
+
+    Raises ConfigError for a group that no format has, or where the folder's codes would be made again.
+    """
+    manifest = None if random_weights else read_manifest(config.data, config.path)
+    if manifest is not None and weights is not None:
+        raise ConfigError(f"{config.path.parent}: is quantised already, as {manifest}; leave --weights out, "
+                          "or give the folder that it was made of")
+    if manifest is not None:
+        return Storage(Formats(Dense(), Int8(), "stored"), manifest)
+    return AS_IT_IS if weights in (None, "dense") else Storage(weight_formats(weights, group))
+
+
 def load_decoder(folder: Path, spec: ModelSpec, ops: OpTable, dtype: DType, positions: int, *,
-                 formats: Formats = DENSE, random_weights: bool = False, pack_cache: bool = False,
+                 storage: Storage = AS_IT_IS, random_weights: bool = False, pack_cache: bool = False,
                  progress: Callable[[int, int], None] = lambda done, total: None) -> Decoder:
     """The model in `folder`, with its weights or with random ones. Raises ModelError.
 
@@ -127,14 +171,19 @@ def load_decoder(folder: Path, spec: ModelSpec, ops: OpTable, dtype: DType, posi
     """
     torch_dtype = TORCH_DTYPES[dtype]
     if random_weights:
-        source: WeightSource = RandomSource(torch_dtype)
-        return build_decoder(spec, DenseWeights(source, ops, formats), ops, positions, progress)
+        invented: WeightSource = RandomSource(torch_dtype)
+        return build_decoder(spec, DenseWeights(invented, ops, storage.formats), ops, positions, progress)
     checkpoint = CheckpointSource(folder, torch_dtype, tied=spec.tie_embeddings)
-    kept = pack_cache and formats is not DENSE   # dense weights are at file speed as they are
-    packs = open_packs(checkpoint.files(), {"formats": formats.name, "dtype": dtype}, ops) if kept else NoPacks()
+    dense = DenseWeights(checkpoint, ops, storage.formats)
+    source: ModelWeights = dense
+    if storage.manifest is not None:
+        source = CompressedWeights(checkpoint, ops, storage.manifest, dense)
+    kept = pack_cache and storage is not AS_IT_IS   # dense weights are at file speed as they are
+    formats = {"formats": storage.formats.name, "dtype": dtype}   # config.json, of the key too, has the manifest
+    packs = open_packs(checkpoint.files(), formats, ops) if kept else NoPacks()
     if (pack := packs.read()) is not None:
         return build_decoder(spec, pack, ops, positions, progress)
-    with packs.write(DenseWeights(checkpoint, ops, formats)) as weights:
+    with packs.write(source) as weights:
         decoder = build_decoder(spec, weights, ops, positions, progress)
         if unused := checkpoint.unused():
             raise ModelError(f"{folder}: {len(unused)} tensors have no place in a {spec.model_type} model "

@@ -103,9 +103,6 @@ def decoder_spec(config: Config, *, default_head_dim: int | None = None, **famil
     act = config.data.get("hidden_act", "silu")
     if act != "silu":
         raise config.error("hidden_act", f"{act!r} is not supported; supported: 'silu'")
-    if config.data.get("quantization_config"):
-        raise config.error("quantization_config", "is set: quantised checkpoints are not supported yet; "
-                           "give the folder of the unquantised model")
     heads, hidden = config.integer("num_attention_heads"), config.integer("hidden_size")
     kv_heads = config.integer("num_key_value_heads", heads)
     head_dim = config.integer("head_dim", default_head_dim or hidden // heads or 1)

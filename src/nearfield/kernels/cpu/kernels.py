@@ -1,7 +1,7 @@
 """What Python calls of the C++ kernels: tensors checked once, then handed over as plain addresses."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from nearfield.kernels.cpu import _native
 
 DENSE_DTYPES = (torch.float32, torch.bfloat16)
-PROFILES = {"int8": "w8a8", "int4": "w4a8"}
+PROFILES = {"int4": "w4a8", "int8": "w8a8"}
+"""What the ids call formats. The table of w4a8 is int8 as well."""
 SCALE_DTYPES = (torch.float16, torch.bfloat16)
 
 _SAMPLE_ROW = struct.Struct("=3dq3Q")
@@ -101,15 +102,19 @@ class CpuKernels:
         n, k = weight.shape
         return self._runtime.pack_dense(weight.data_ptr(), weight.dtype == torch.bfloat16, n, k)
 
-    def profile(self, format: str, kv: torch.dtype) -> str:
-        """The id of the arithmetic with weights of `format` and K/V of dtype `kv`: equal ids give equal bits.
+    def profile(self, formats: Collection[str], kv: torch.dtype) -> str:
+        """The id of the arithmetic with weights of `formats` and K/V of dtype `kv`: equal ids give equal bits.
 
-        Dense weights are of `kv`'s dtype. Quantised ones go with bf16 K/V; the id says so if they do not.
+        Dense weights are of `kv`'s dtype. Quantised ones go with bf16 K/V; the id says so if they do not, and
+        which dense ones are among them.
         """
-        if format == "dense":
-            return self._runtime.dense_profile(kv == torch.bfloat16)
-        suffix = "" if kv == torch.bfloat16 else "-kvfp32"
-        return f"cpu-{PROFILES[format]}{suffix}-v1"
+        dense = self._runtime.dense_profile(kv == torch.bfloat16)
+        coded = [name for format, name in PROFILES.items() if format in formats]
+        if not coded:
+            return dense
+        parts = [coded[0], *(["kvfp32"] if kv != torch.bfloat16 else []),
+                 *([dense.removeprefix("cpu-").removesuffix("-v1")] if "dense" in formats else [])]
+        return f"cpu-{'-'.join(parts)}-v1"
 
     def embed(self, tokens: Tensor, table: "_native.PackedWeights") -> Tensor:
         """Rows `tokens` [T] int64 of a packed table [N, K], dense or int8 with one scale a row: [T, K] float32.

@@ -1,0 +1,56 @@
+"""`nearfield quantize`: a model's folder with its matrices as int8 or int4 codes, for Nearfield and for vLLM."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from nearfield.core.config import format_bytes
+from nearfield.core.errors import ConfigError, nearest
+
+HELP = "write a model again with int8 or int4 weights"
+FORMATS = ("w8", "w4")
+METHODS = ("rtn",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a model's folder or hub id")
+    parser.add_argument("out", metavar="OUT", type=Path, help="the folder to make")
+    parser.add_argument("--format", metavar="FORMAT", type=_one_of(FORMATS), required=True,
+                        help="w8: int8, a scale a row; w4: int4, a scale for each group of columns")
+    parser.add_argument("--group", type=int, choices=(32, 64, 128),
+                        help="columns that share a scale in w4 (default: 64)")
+    parser.add_argument("--method", metavar="METHOD", type=_one_of(METHODS), default="rtn",
+                        help="rtn: round to nearest, each scale of the least squared error (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from nearfield.compress.folder import Target, quantize_folder
+    from nearfield.models.loader import find_model
+
+    if args.format == "w8" and args.group is not None:
+        raise ConfigError("--group is of w4; w8 has one scale a row: leave it out")
+    target = Target(args.format, args.group or 64)
+    source = find_model(args.model)
+    with tqdm(desc="quantising", unit="tensor", disable=None, leave=False) as bar:   # shown on a terminal only
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+        quantize_folder(source, args.out, target, progress=show)
+    before, after = _weights_bytes(source), _weights_bytes(args.out)
+    print(f"wrote {args.out}: {args.format}, {format_bytes(after)} of weights, {after / before:.0%} of before")
+    return 0
+
+
+def _weights_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def _one_of(names: tuple[str, ...]) -> Callable[[str], str]:
+    """A type of argument that is one of `names`; the error of another has the nearest."""
+    def check(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"unknown {text!r}{nearest(text, names)}; it is one of {', '.join(names)}")
+        return text
+    return check
