@@ -123,7 +123,7 @@ HERE = [way for way in WAYS if way.isa in cpu.supported()]
 
 def instruction_sets(weights: str) -> list[Way]:
     """Dense bf16 is bound to the instruction that multiplies it: its profile's name says so."""
-    return [way for way in HERE if weights != "bf16" or way.isa in ("amx", "avx512")] or [Way("scalar")]
+    return [way for way in HERE if weights != "bf16" or way.isa == BEST]
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
@@ -145,7 +145,7 @@ def test_random_models_of_every_family(family: str, weights: str, tmp_path: Path
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_ten_thousand_tokens(weights: str) -> None:
     """Every combination but the scalar ones, which compute the same tokens as prefills."""
-    isas = [isa for isa in cpu.supported() if isa != "scalar" and (weights != "bf16" or isa in ("amx", "avx512"))]
+    isas = [isa for isa in cpu.supported() if isa != "scalar" and (weights != "bf16" or isa == BEST)]
     ways = [Way(isa, threads, batch, chunk, prefix)
             for isa in isas for threads, batch, chunk, prefix in
             [(1, 16, 4096, True), (2, 3, 256, False), (4, 16, 16, True), (2, 1, 4096, False)]]

@@ -16,7 +16,7 @@ from tests.kernels.cpu import dense_twin, twin
 from tests.kernels.cpu.twin import Array, bits
 
 DTYPES = (torch.float32, torch.bfloat16)
-PROFILES = {torch.float32: ("cpu-fp32-v1",), torch.bfloat16: ("cpu-bf16-fma-v1", "cpu-bf16-dp-v1")}
+PROFILES = {torch.float32: ("cpu-fp32-v1",), torch.bfloat16: ("cpu-bf16-fma-v1", "cpu-bf16-dp-v1", "cpu-bf16-amx-v1")}
 PAIRED = "cpu-bf16-dp-v1"
 """The one profile that the twin does not describe: its products are the processor's own."""
 
@@ -47,8 +47,9 @@ def test_linear_has_the_twins_bits(kernels: CpuKernels, dtype: torch.dtype, n: i
     rng = np.random.default_rng(n * k)
     x, weight, bias = normal(rng, 17, k), normal(rng, n, k).to(dtype), normal(rng, n)
     packed = kernels.pack_dense(weight)
-    paired = kernels.profile(("dense",), dtype) == PAIRED
-    expected = bits(kernels.linear(x, packed, bias) if paired else dense_twin.linear(x, weight, bias.numpy()))
+    profile = kernels.profile(("dense",), dtype)
+    expected = bits(kernels.linear(x, packed, bias) if profile == PAIRED
+                    else dense_twin.linear(x, weight, bias.numpy(), profile))
     for m in range(18):
         y = kernels.linear(x[:m], packed, bias)
         assert y.shape == (m, n)
@@ -121,8 +122,8 @@ def test_nan_and_infinity_spread_as_they_must(kernels: CpuKernels, dtype: torch.
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_extreme_floats(kernels: CpuKernels, dtype: torch.dtype) -> None:
     """Subnormal operands, products and sums, and sums beyond the largest float."""
-    if kernels.profile(("dense",), dtype) == PAIRED:
-        pytest.skip("vdpbf16ps takes subnormals for zero")
+    if kernels.profile(("dense",), dtype) in (PAIRED, dense_twin.AMX):
+        pytest.skip("vdpbf16ps and AMX take subnormals for zero")
     rng = np.random.default_rng(11)
     weight = (normal(rng, 20, 33) * torch.tensor([1e-39, 1.0, 1e19, 3e38]).repeat(5)[:, None]).to(dtype)
     x = normal(rng, 6, 33) * torch.tensor([1e-40, 1e-38, 1e-20, 1.0, 1e20, 3e38])[:, None]
@@ -156,7 +157,7 @@ def test_a_librarys_denormal_mode_does_not_matter(kernels: CpuKernels) -> None:
 ])
 def test_golden_bits(kernels: CpuKernels, dtype: torch.dtype, golden: str) -> None:
     """The profiles cpu-fp32-v1 and cpu-bf16-fma-v1 as they were defined: other bits need another id."""
-    if kernels.profile(("dense",), dtype) == PAIRED:
+    if kernels.profile(("dense",), dtype) in (PAIRED, dense_twin.AMX):
         pytest.skip("this instruction set's profile is another one")
     whole = torch.arange(37 * 301, dtype=torch.int64) * 7919 % 10007
     weight = ((whole.float() - 5003) / 4096).reshape(37, 301).to(dtype)

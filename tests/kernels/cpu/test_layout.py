@@ -10,7 +10,7 @@ from nearfield.kernels.cpu.kernels import CpuKernels
 
 DIGESTS = {
     "fp32": "8e1d7a826f0c595107ea2ae099f4a674e072a11f32ed39c23404547fead6967f",
-    "bf16": "03ead26127f3f76587d672c54809bb631e6ec6f4b2ced374246ee43d95202d39",
+    "bf16": "f72f966c01e33bb7e932f0fa2221505d6db3ce00286f2b011548ff9d0d9c7071",
     "rows": "808696023c7fa29d1b4638e5e788d5ec2728e08d8d7bdb0d9e60759c3303ba65",
     "groups of 8 bits": "642d894523d6246ba33196fc25aa726e77f97fba83b6345bb03cf58b09b2fddb",
     "groups of 4 bits": "019cb51eb5625c1cdbb7e2b74e96d527ca7363a57cfe2bc11695767ece14cdc1",

@@ -1,6 +1,7 @@
 // Linear operations by many tokens on AMX: tiles of 16 tokens by 64 columns times 64 columns by 16 rows, exact
 // int32 sums, hence the bits of every other instruction set. A block's codes of 64 columns are such a tile as
 // they lie (job.hpp); activations lie in plain rows (Acts of width 1). Everything else is AVX-512's.
+#include "amx.hpp"
 #include "avx512_steps.hpp"
 #include "kernels.hpp"
 
@@ -9,13 +10,6 @@ namespace {
 
 constexpr int kTokens = 2 * kTileTokens;  // of a step: two tiles of activations by two blocks of rows
 constexpr std::int64_t kChunk = 256;      // columns of 4-bit codes opened at once; a multiple of every group
-
-// What ldtilecfg reads: all eight tiles are 16 rows of 64 bytes.
-struct alignas(64) Config {
-    std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
 
 using Dots = std::int32_t[2][kTileTokens][kRows];  // of two blocks by a tile of tokens
 
@@ -168,8 +162,7 @@ void amx_linear(const LinearJob& job, const Part& part, std::uint8_t* scratch) {
     const Weights& w = job.weights;
     if (job.acts.width != 1 || job.acts.m == 1) return avx512_kernels().linear(job, part, scratch);
     Workspace& space = *reinterpret_cast<Workspace*>(scratch);
-    static constexpr Config config;
-    _tile_loadconfig(&config);
+    configure(kTileTokens);
     for (std::int64_t block = part.block_first; block < part.block_last; block += 2) {
         const int blocks = part.block_last - block < 2 ? 1 : 2;
         if (scaled_by_row(w)) {

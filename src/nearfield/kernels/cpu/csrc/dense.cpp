@@ -15,9 +15,10 @@ const DenseKernels& dense_kernels(const Kernels& kernels, Codes codes) {
 }
 
 Panels room_for_panels(Runtime& runtime, const Weights& w, std::int64_t m) {
-    const std::int64_t needed = lines_of(w) * dense_kernels(runtime.kernels(), w.codes).words;
-    const std::int64_t words = needed % kCollide ? needed : needed + kApart;
-    const int width = m == 1 ? 1 : kPanel;
+    const DenseKernels& kernels = dense_kernels(runtime.kernels(), w.codes);
+    const std::int64_t needed = (lines_of(w) * kernels.words + kTileLines - 1) / kTileLines * kTileLines;
+    const std::int64_t words = kernels.panel == 1 || needed % kCollide ? needed : needed + kApart;
+    const int width = m == 1 ? 1 : kernels.panel;
     const std::int64_t padded = (m + width - 1) / width * width;
     std::uint8_t* room = runtime.room(static_cast<std::size_t>(padded * words) * sizeof(float));
     return {reinterpret_cast<float*>(room), m, w.k, words, width};

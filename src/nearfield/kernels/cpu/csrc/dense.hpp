@@ -49,6 +49,7 @@ struct DenseJob {
 struct DenseKernels {
     const char* profile;
     int words;  // of a token for each line
+    int panel;  // tokens whose activations lie interleaved, when there are several
     // Tokens [first, last) into their panels, both whole panels, or last == m; what a panel lacks is zero.
     void (*pack)(const PackJob&, std::int64_t first, std::int64_t last);
     void (*multiply)(const DenseJob&, const Part&, std::uint8_t* scratch);
@@ -56,13 +57,17 @@ struct DenseKernels {
 
 constexpr int kLine = 64;
 
-static inline std::int64_t lines_of(const Weights& w) { return static_cast<std::int64_t>(w.block_bytes) / kLine; }
+// Lines of a block that hold columns; bf16 is filled up with zeros to whole tiles of 16.
+static inline std::int64_t lines_of(const Weights& w) { return w.codes == Codes::bf16 ? (w.k + 1) / 2 : w.k; }
 
 extern const DenseKernels scalar_fp32, scalar_bf16;
 #ifdef NEARFIELD_X86
 extern const DenseKernels avx2_fp32, avx2_bf16, avx512_fp32, avx512_bf16;
 #ifdef NEARFIELD_AVX512BF16
 extern const DenseKernels avx512_bf16_pairs;
+#endif
+#ifdef NEARFIELD_AMX
+extern const DenseKernels amx_bf16;
 #endif
 #endif
 

@@ -12,7 +12,7 @@
 namespace nearfield {
 
 constexpr int kRows = 16;       // output rows of a block, which is one stream of memory
-constexpr int kTileColumns = 64, kTileTokens = 16;  // of AMX
+constexpr int kTileColumns = 64, kTileTokens = 16, kTileLines = 16;  // of AMX
 constexpr int kPanel = 4;       // tokens whose activations lie interleaved, when there are several
 constexpr int kMaxGroup = 128;  // the longest group of columns with scales of its own
 constexpr std::int64_t kSlab = 128;       // tokens of a task at most: their sums wait in the scratch memory
@@ -32,7 +32,7 @@ enum class Scale : int { f32 = 0, f16 = 1, bf16 = 2 };
 // zero points, 2 x 16 of them in 16 bits. 8-bit codes as above. 4-bit codes: for each 8 columns
 // 16 x 4 bytes, in which the low half of byte j is column j and the high half column j + 4.
 // Dense: no scales, group == k. fp32: for each column 16 floats. bf16: for each 2 columns 16 words of 32 bits, the
-// first column in the upper half, where vdpbf16ps begins; an odd k is followed by a column of zeros.
+// first column in the upper half, where vdpbf16ps begins; zeros fill k up to 32 columns, a tile of AMX.
 // kLayout is the number of this layout, by which a file of packed weights tells whether it can be read:
 // it changes with the layout.
 constexpr int kLayout = 1;

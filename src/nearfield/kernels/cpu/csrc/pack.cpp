@@ -81,7 +81,7 @@ void put16(std::uint16_t value, std::uint8_t* to) { std::memcpy(to, &value, size
 std::size_t block_bytes(const Weights& w) {
     const std::size_t columns = static_cast<std::size_t>(w.k), line = 4 * kRows;
     if (w.codes == Codes::fp32) return columns * line;
-    if (w.codes == Codes::bf16) return (columns + 1) / 2 * line;
+    if (w.codes == Codes::bf16) return (columns + 2 * kTileLines - 1) / (2 * kTileLines) * kTileLines * line;
     if (scaled_by_row(w)) return columns / 4 * line + kRows * sizeof(float);
     const std::size_t codes = code_bytes(w), tail = pair_bytes(w) - 2 * codes;
     const std::size_t groups = static_cast<std::size_t>(groups_of(w));

@@ -56,10 +56,16 @@ bool has_amx() {
     return tiles && int8 && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
+bool amx_multiplies_bf16() {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1);
+}
+
 Kernels with_amx(Kernels kernels) {
     kernels.name = "amx";
     kernels.linear = amx_linear;
     kernels.tiled_from = kTiledFrom;
+    if (amx_multiplies_bf16()) kernels.bf16 = &amx_bf16;
     return kernels;
 }
 #endif
