@@ -9,6 +9,7 @@ namespace nearfield {
 namespace {
 
 constexpr int kTokens = 2 * kTileTokens;  // of a step: two tiles of activations by two blocks of rows
+constexpr std::int64_t kAheadOf = 8 << 10;  // bytes of each block that are asked for ahead, where tokens are few
 constexpr std::int64_t kChunk = 256;      // columns of 4-bit codes opened at once; a multiple of every group
 
 using Dots = std::int32_t[2][kTileTokens][kRows];  // of two blocks by a tile of tokens
@@ -46,12 +47,16 @@ inline void multiply(const std::int8_t* acts, std::int64_t stride, const std::ui
     _tile_stored(3, lower[1], 64);
 }
 
-// The same of one tile of tokens.
+// The same of one tile of tokens. Weights are asked for `ahead` bytes before they are needed; 0: they are near.
 inline void multiply(const std::int8_t* acts, std::int64_t stride, const std::uint8_t* first, const std::uint8_t* second,
-                     std::int64_t columns, Dots& dots) {
+                     std::int64_t columns, Dots& dots, std::int64_t ahead) {
     _tile_zero(0);
     _tile_zero(1);
     for (std::int64_t k = 0; k < columns; k += kTileColumns) {
+        for (std::int64_t line = 0; ahead && line < kTileColumns * kRows; line += 64) {
+            __builtin_prefetch(first + k * kRows + ahead + line, 0, 2);
+            __builtin_prefetch(second + k * kRows + ahead + line, 0, 2);
+        }
         _tile_loadd(4, acts + k, stride);
         _tile_loadd(6, first + k * kRows, 64);
         _tile_dpbsud(0, 4, 6);
@@ -69,8 +74,11 @@ void rows(const LinearJob& job, std::int64_t block, int blocks, const Part& part
     const std::uint8_t* data = w.data + static_cast<std::size_t>(block) * w.block_bytes;
     const std::size_t down = blocks == 2 ? w.block_bytes : 0;
     for (std::int64_t token = part.token_first; token < part.token_last; token += kTokens) {
-        multiply(acts.codes + token * acts.k, acts.k, data, data + down, w.k, space.dots[0],
-                 space.dots[1]);
+        if (part.token_last - token > kTileTokens) {
+            multiply(acts.codes + token * acts.k, acts.k, data, data + down, w.k, space.dots[0], space.dots[1]);
+        } else {
+            multiply(acts.codes + token * acts.k, acts.k, data, data + down, w.k, space.dots[0], kAheadOf);
+        }
         for (int t = 0; t < kTokens && token + t < part.token_last; ++t) {
             const __m512i offset = _mm512_set1_epi32(acts.offsets[token + t]);
             for (int r = 0; r < blocks; ++r) {
@@ -140,7 +148,7 @@ void groups(const LinearJob& job, std::int64_t block, int blocks, const Part& pa
             for (std::int64_t at = 0; at < last - first; ++at) {
                 const std::size_t codes = static_cast<std::size_t>(at * w.group * kRows);
                 multiply(acts.codes + token * acts.k + (first + at) * w.group, acts.k, space.codes[0] + codes,
-                         space.codes[1] + codes, w.group, space.dots[at]);
+                         space.codes[1] + codes, w.group, space.dots[at], 0);
             }
             for (int r = 0; r < blocks; ++r) {
                 for (int t = 0; t < kTileTokens && place + t < tokens; t += 4) {

@@ -6,6 +6,7 @@ namespace nearfield {
 namespace {
 
 constexpr std::int64_t kCollide = 1024;     // panels so many words apart would share a few sets of the second cache
+constexpr std::int64_t kTiledBytes = 1280 << 10;  // of activations of a task, where tiles make weights the slower part
 constexpr std::int64_t kApart = 128;        // and so many more spread them
 
 }  // namespace
@@ -34,7 +35,10 @@ void pack_tokens(Runtime& runtime, const Weights& w, const LinearCall& call, con
 
 void multiply_panels(Runtime& runtime, const DenseJob& job) {
     const DenseKernels& kernels = dense_kernels(runtime.kernels(), job.weights.codes);
-    const Cut cut = cut_up(job.weights, job.panels.m, runtime.threads());
+    const std::int64_t slab = kernels.panel == 1
+                                  ? tokens_of_slab(2 * kDenseSlab, kTiledBytes, 4 * job.panels.words)
+                                  : kDenseSlab;
+    const Cut cut = cut_up(job.weights, job.panels.m, slab, runtime.threads());
     runtime.pool().share(cut.tasks, [&](std::int64_t task, int thread) {
         kernels.multiply(job, cut.part(task), runtime.scratch(thread));
     });

@@ -46,7 +46,10 @@ struct Cut {
     Part part(std::int64_t task) const;
 };
 
-Cut cut_up(const Weights& weights, std::int64_t m, int threads);
+Cut cut_up(const Weights& weights, std::int64_t m, std::int64_t slab, int threads);
+
+// Tokens of a task, `most` of them or as many as fit `bytes`: they stay in the L2 cache while the weights go by.
+std::int64_t tokens_of_slab(std::int64_t most, std::int64_t bytes, std::int64_t of_token);
 
 class Runtime {
 public:
