@@ -15,6 +15,11 @@ class KVStore(Protocol):
     num_pages: int
     nbytes: int
 
+    @property
+    def layers(self) -> tuple[KVLayer, ...]:
+        """K and V of all layers."""
+        ...
+
     def layer(self, index: int) -> KVLayer:
         """K and V of one layer, in the layout of the backend that attends to them."""
         ...
@@ -34,11 +39,11 @@ class DenseKV:
                               f"({format_bytes(2 * page_bytes)}); give it more with --kv-memory")
         self.nbytes = self.num_pages * page_bytes
         try:
-            self._layers = ops.new_kv(shape, self.num_pages, dtype)
+            self.layers = ops.new_kv(shape, self.num_pages, dtype)
         except (RuntimeError, MemoryError):
             raise ConfigError(f"a KV cache of {format_bytes(self.nbytes)} cannot be allocated on this machine; "
                               "ask for less with --kv-memory") from None
 
     def layer(self, index: int) -> KVLayer:
         """K and V of one layer, in the layout of the backend that attends to them."""
-        return self._layers[index]
+        return self.layers[index]

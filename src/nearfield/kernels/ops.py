@@ -134,6 +134,34 @@ class AttnPlan:
 
 
 @dataclass(frozen=True)
+class LayerWeights:
+    """A decoder layer: x + out(attention(qkv(attn_norm(x)))), and to that + down(gate(gate_up(mlp_norm))).
+
+    Biases [rows] or None.
+    """
+
+    heads: Heads
+    attn_norm: Norm
+    qkv: PackedWeight
+    qkv_bias: Tensor | None
+    out: PackedWeight
+    out_bias: Tensor | None
+    mlp_norm: Norm
+    gate_up: PackedWeight
+    gate_up_bias: Tensor | None
+    down: PackedWeight
+    down_bias: Tensor | None
+
+
+class BoundLayers(Protocol):
+    """All decoder layers of a model as one operation."""
+
+    def __call__(self, x: Tensor, rotation: tuple[Tensor, Tensor], caches: Sequence[KVLayer], plan: AttnPlan) -> Tensor:
+        """x [T, D] to [T, D], the step's K and V written to the caches, one a layer."""
+        ...
+
+
+@dataclass(frozen=True)
 class SampleRow:
     """How to choose one token from one row of logits: a row's share of core.SamplingParams.
 
@@ -170,6 +198,7 @@ class OpTable:
     `profile` names the arithmetic: two tables of one profile give the same bits (None: no promise is made).
     `activations` is what hidden states, norms and biases are held in. `layout` names how `prepare` lays weights
     out: a table of the same layout can read them from a file, into what `blank` makes of a Prepared's layout.
+    `bind_layers` makes one operation of all layers, with the bits of their parts, where the backend offers it.
     """
 
     backend: str
@@ -186,3 +215,4 @@ class OpTable:
     rms_norm: Callable[[Tensor, Norm], Tensor]
     attention: Callable[[Tensor, Heads, tuple[Tensor, Tensor], KVLayer | None, AttnPlan], Tensor]
     sample: Callable[[Tensor, Sequence[SampleRow]], list[int]]
+    bind_layers: Callable[[Sequence[LayerWeights]], BoundLayers] | None = None

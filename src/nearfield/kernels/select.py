@@ -35,7 +35,8 @@ def build(dtype: DType, formats: tuple[str, ...] = ("dense",), *, isa: str | Non
     backend = CpuBackend(kernels)
     return OpTable(backend=f"cpu ({kernels.isa}, {kernels.threads} threads)", threads=kernels.threads,
                    profile=kernels.profile(formats, TORCH_DTYPES[dtype]), activations=torch.float32,
-                   layout=kernels.layout, **{name: getattr(backend, name) for name in _OPERATIONS})
+                   layout=kernels.layout, bind_layers=backend.bind_layers,
+                   **{name: getattr(backend, name) for name in _OPERATIONS})
 
 
 def plain(dtype: DType) -> OpTable:

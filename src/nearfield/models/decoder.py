@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nearfield.kernels.ops import Heads, Norm, OpTable, PackedWeight
+from nearfield.kernels.ops import BoundLayers, Heads, LayerWeights, Norm, OpTable, PackedWeight
 from nearfield.layers.attention import Attention, StepInputs
 from nearfield.layers.embedding import Embedding
 from nearfield.layers.linear import Linear
@@ -49,12 +49,16 @@ class DecoderLayer:
 
 @dataclass(frozen=True)
 class Decoder:
-    """A whole model. `hidden` and `logits` are apart, so that only the rows that need logits get them."""
+    """A whole model. `hidden` and `logits` are apart, so that only the rows that need logits get them.
+
+    `bound`: the layers as one operation, where the backend has it.
+    """
 
     spec: ModelSpec
     ops: OpTable
     embed: Embedding
     layers: Sequence[DecoderLayer]
+    bound: BoundLayers | None
     norm: Norm
     head: Linear
     rotary: Rotary
@@ -63,8 +67,11 @@ class Decoder:
         """The final-norm hidden state of every token of the step: [T, D]."""
         rotation = self.rotary.at(step.positions)
         x = self.embed(step.tokens)
-        for layer in self.layers:
-            x = layer(x, step, rotation)
+        if self.bound is not None and step.kv is not None:
+            x = self.bound(x, rotation, step.kv.layers, step.attn)
+        else:
+            for layer in self.layers:
+                x = layer(x, step, rotation)
         return self.ops.rms_norm(x, self.norm)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -89,8 +96,16 @@ def build_decoder(spec: ModelSpec, weights: ModelWeights, ops: OpTable, position
         progress(i + 1, spec.num_layers)
     head = table if spec.tie_embeddings else weights.matrix({"lm_head.weight": spec.vocab_size}, spec.hidden_size,
                                                             table=True)
-    return Decoder(spec, ops, Embedding(ops, table), layers, builder.norm("model.norm", spec.hidden_size),
+    bound = ops.bind_layers([layer_weights(layer) for layer in layers]) if ops.bind_layers is not None else None
+    return Decoder(spec, ops, Embedding(ops, table), layers, bound, builder.norm("model.norm", spec.hidden_size),
                    Linear(ops, head), Rotary(spec.rope, spec.head_dim, positions))
+
+
+def layer_weights(layer: DecoderLayer) -> LayerWeights:
+    """A layer as OpTable.bind_layers takes it."""
+    attn, mlp = layer.attn, layer.mlp
+    return LayerWeights(attn.heads, attn.norm, attn.qkv.weight, attn.qkv.bias, attn.out.weight, attn.out.bias,
+                        mlp.norm, mlp.gate_up.weight, mlp.gate_up.bias, mlp.down.weight, mlp.down.bias)
 
 
 @dataclass(frozen=True)

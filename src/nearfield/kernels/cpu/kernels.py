@@ -30,6 +30,11 @@ class CpuKernels:
         self._runtime = runtime
 
     @property
+    def runtime(self) -> "_native.Runtime":
+        """The native kernels, which take addresses and check nothing."""
+        return self._runtime
+
+    @property
     def isa(self) -> str:
         return self._runtime.isa
 

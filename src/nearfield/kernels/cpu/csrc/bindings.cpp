@@ -8,6 +8,7 @@
 
 #include "dense.hpp"
 #include "embed.hpp"
+#include "layer.hpp"
 #include "limits.hpp"
 #include "pack.hpp"
 #include "philox.hpp"
@@ -117,6 +118,44 @@ bool round_at(Runtime& runtime, Address weights, bool bf16, std::int64_t n, std:
     return round_to_nearest(runtime, job, n);
 }
 
+Layer layer_of(const PackedWeights& qkv, Address qkv_bias, const PackedWeights& out, Address out_bias,
+               const PackedWeights& gate_up, Address gate_up_bias, const PackedWeights& down, Address down_bias,
+               Address attention_norm, float attention_eps, Address mlp_norm, float mlp_eps, Address q_norm, float q_eps,
+               Address k_norm, float k_eps, std::int64_t heads, std::int64_t kv_heads, std::int64_t size,
+               std::int64_t window) {
+    const auto matrix = [](const PackedWeights& weights, Address bias) { return Matrix{weights, at<const float>(bias)}; };
+    const Layer layer{matrix(qkv, qkv_bias), matrix(out, out_bias), matrix(gate_up, gate_up_bias), matrix(down, down_bias),
+                      {at<const float>(attention_norm), attention_eps}, {at<const float>(mlp_norm), mlp_eps},
+                      {at<const float>(q_norm), q_eps}, {at<const float>(k_norm), k_eps}, heads, kv_heads, size, window};
+    check_layer(layer);
+    return layer;
+}
+
+// Vectors that Python holds as they are.
+struct Layers {
+    std::vector<Layer> all;
+};
+
+struct Caches {
+    std::vector<Cache> all;
+};
+
+void layers_at(Runtime& runtime, const Layers& layers, const Caches& caches, Address x, std::int64_t tokens,
+               Address cos, Address sin, bool bf16, std::int64_t cache_pages, std::int64_t page,
+               Address spans, std::int64_t rows, Address pages, std::int64_t page_count, Address y) {
+    const nb::gil_scoped_release released;
+    AttentionCall call{};
+    call.tokens = tokens;
+    call.cos = at<const float>(cos);
+    call.sin = at<const float>(sin);
+    call.kv = {nullptr, nullptr, bf16, cache_pages, layers.all.front().kv_heads, layers.all.front().size, page};
+    call.spans = at<const std::int64_t>(spans);
+    call.rows = rows;
+    call.pages = at<const std::int64_t>(pages);
+    call.page_count = page_count;
+    run_layers(runtime, layers.all, caches.all, at<const float>(x), call, at<float>(y));
+}
+
 std::uint64_t read_at(Runtime& runtime, const Piece& memory) {
     const nb::gil_scoped_release released;
     return read_all(runtime, memory.get(), memory.bytes);
@@ -149,6 +188,22 @@ NB_MODULE(_native, m) {
         .def_prop_ro("nbytes", [](const Piece& p) { return p.bytes; })
         .def("tensor", &tensor_of);
 
+    nb::class_<Layer>(m, "Layer");
+    nb::class_<Layers>(m, "Layers").def("__init__", [](Layers* made, const nb::list& layers) {
+        new (made) Layers();
+        for (nb::handle layer : layers) made->all.push_back(nb::cast<const Layer&>(layer));
+        if (made->all.empty()) throw std::invalid_argument("a model has at least one layer");
+    });
+    nb::class_<Caches>(m, "Caches").def("__init__", [](Caches* made, const nb::list& addresses) {
+        new (made) Caches();
+        for (nb::handle pair : addresses) {
+            made->all.push_back({at<void>(nb::cast<Address>(pair[0])), at<void>(nb::cast<Address>(pair[1]))});
+        }
+    });
+    m.def("layer_of", &layer_of, "qkv"_a, "qkv_bias"_a, "out"_a, "out_bias"_a, "gate_up"_a, "gate_up_bias"_a, "down"_a,
+          "down_bias"_a, "attention_norm"_a, "attention_eps"_a, "mlp_norm"_a, "mlp_eps"_a, "q_norm"_a, "q_eps"_a,
+          "k_norm"_a, "k_eps"_a, "heads"_a, "kv_heads"_a, "size"_a, "window"_a);
+
     nb::class_<Runtime>(m, "Runtime")
         .def(nb::init<int, const std::string&>(), "threads"_a, "isa"_a)
         .def_prop_ro("threads", &Runtime::threads)
@@ -171,6 +226,8 @@ NB_MODULE(_native, m) {
         .def("attention", &attention_at, "qkv"_a, "tokens"_a, "stride"_a, "heads"_a, "q_norm"_a, "q_eps"_a, "k_norm"_a,
              "k_eps"_a, "cos"_a, "sin"_a, "k"_a, "v"_a, "bf16"_a, "cache_pages"_a, "kv_heads"_a, "size"_a, "page"_a,
              "window"_a, "spans"_a, "rows"_a, "pages"_a, "page_count"_a, "out"_a)
+        .def("layers", &layers_at, "layers"_a, "caches"_a, "x"_a, "tokens"_a, "cos"_a, "sin"_a, "bf16"_a, "cache_pages"_a,
+             "page"_a, "spans"_a, "rows"_a, "pages"_a, "page_count"_a, "y"_a)
         .def("read", &read_at, "memory"_a)
         .def("multiply", &multiply, "kind"_a, "rounds"_a);
 }

@@ -224,4 +224,11 @@ void Runtime::attention(const AttentionCall& call) {
     attention_.run(call);
 }
 
+Runtime::Rows Runtime::rows(std::size_t count) {
+    Rows rows{std::unique_lock<std::mutex>(one_owner_), nullptr};
+    if (between_.bytes < count * sizeof(float)) between_ = arena_.take(count * sizeof(float));
+    rows.data = reinterpret_cast<float*>(between_.get());
+    return rows;
+}
+
 }  // namespace nearfield

@@ -80,6 +80,13 @@ public:
     void rms_norm(const float* x, std::int64_t m, std::int64_t n, std::int64_t stride, const float* weight, float eps,
                   float* y);
 
+    // Memory for `count` floats between the operations of one call, held until it goes.
+    struct Rows {
+        std::unique_lock<std::mutex> turn;
+        float* data;
+    };
+    Rows rows(std::size_t count);
+
     // Calls take(x, stride, first, last) for all tokens of x [m, k], on all threads, with what comes before done to
     // their rows. first and last are multiples of `panel`, or last is m.
     template <class Take>
@@ -97,6 +104,8 @@ private:
     std::vector<Piece> scratch_;  // one piece a thread
     std::mutex one_call_;         // the activations below belong to one call at a time
     Piece acts_;
+    std::mutex one_owner_;  // of what `rows` hands out
+    Piece between_;
     Attention attention_;
     std::vector<Piece> rows_;  // one piece a thread: rows between what comes before and their rounding
 };
