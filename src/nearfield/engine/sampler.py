@@ -48,11 +48,8 @@ class Sampler:
         adjusted = logits
         if any(_adjusts(row) for row in rows):
             adjusted = torch.stack([adjust(logits[i], row) for i, row in enumerate(rows)])
-        sound = adjusted.amax(-1).isfinite()   # amax passes NaN on; minus infinity: every token is banned
-        if not sound.all():
-            adjusted = adjusted.masked_fill(~sound[:, None], 0.0)
         chosen = self._ops.sample(adjusted, [_draw_row(row) for row in rows])
-        return [(token, _logprob(logits[i], token, row.request.params.logprobs)) if sound[i] else None
+        return [None if token < 0 else (token, _logprob(logits[i], token, row.request.params.logprobs))
                 for i, (token, row) in enumerate(zip(chosen, rows, strict=True))]
 
 

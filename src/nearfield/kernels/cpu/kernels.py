@@ -212,7 +212,7 @@ class CpuKernels:
         """As `reference.sample`: one token id for each row of logits [B, V] float32, whose columns lie side by
         side. A row's token depends on nothing but the row.
 
-        A row without a finite logit gets 0; NaN and infinity give some token. Raises ValueError for other shapes.
+        Raises ValueError for other shapes.
         """
         size = logits.shape[-1]
         if _rows("logits", logits, size) != len(rows) or size == 0:

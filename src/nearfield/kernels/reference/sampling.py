@@ -18,13 +18,17 @@ logits costs more than the rest of a step."""
 
 
 def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[int]:
-    """Choose one token id for each row of finite logits [B, V] (fp32; some may be -inf). Temperature 0 is greedy.
+    """Choose one token id for each row of logits [B, V] (fp32; some may be -inf). Temperature 0 is greedy.
+
+    A row that has no choice, since all of it is -inf or something in it is NaN or +inf, gets -1.
 
     Filters apply in vLLM's order: temperature, min-p, top-k, top-p. Top-p is a share of what the
     filters before it left.
     """
-    best: list[int] = logits.max(dim=-1).indices.tolist()   # the first of equals; argmax takes 2.5 times as long
-    return [best[i] if row.temperature == 0.0 else _draw(logits[i], row) for i, row in enumerate(rows)]
+    most, best = logits.max(dim=-1)   # the first of equals; argmax takes 2.5 times as long
+    greedy = torch.where(most.isfinite(), best, -1).tolist()   # max passes NaN on
+    return [token if token < 0 or row.temperature == 0.0 else _draw(logits[i], row)
+            for i, (token, row) in enumerate(zip(greedy, rows, strict=True))]
 
 
 def _draw(logits: Tensor, row: SampleRow) -> int:

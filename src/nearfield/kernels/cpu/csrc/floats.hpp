@@ -28,7 +28,7 @@ struct Floats {
     void (*normalise)(const float* x, const float* weight, float eps, std::int64_t n, float* out);
     // out [n] = silu(x[0 .. n-1]) * x[n .. 2n-1].
     void (*gate)(const float* x, std::int64_t n, float* out);
-    // out [ceil(n / kSpread)]: the largest of each span of x [n].
+    // out [ceil(n / kSpread)]: the largest of each span of x [n]; NaN for one with a NaN or plus infinity.
     void (*maxima)(const float* x, std::int64_t n, float* out);
     // out [ceil(n / kSpread)]: the sum of the weights of each span of x [n].
     void (*masses)(const float* x, std::int64_t n, const Softness& how, double* out);

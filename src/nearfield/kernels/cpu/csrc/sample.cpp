@@ -74,8 +74,11 @@ public:
         x_ = logits;
         floats_.maxima(x_, v_, maxima_.data());
         float peak = -INFINITY;
-        for (const float most : maxima_) peak = most > peak ? most : peak;
-        if (!(peak > -INFINITY)) return 0;
+        for (const float most : maxima_) {
+            if (std::isnan(most)) return -1;
+            peak = most > peak ? most : peak;
+        }
+        if (peak == -INFINITY) return -1;
         if (row.temperature == 0.0) return first(peak);
         how_ = {peak, static_cast<float>(std::max(row.temperature, kMinTemperature))};
         const double u = uniform(row.seed, row.position, static_cast<std::uint32_t>(row.answer));

@@ -12,11 +12,13 @@ void maxima(const float* x, std::int64_t n, float* out) {
     const Vec none = all(-__builtin_inff());
     for (std::int64_t start = 0; start < n; start += kSpread) {
         const std::int64_t end = end_of_span(start, n);
-        Vec most = none;
+        Vec most = none, bad = zeros();  // a NaN or an infinity above makes `bad` NaN: times 0 it is one
         for (std::int64_t i = start; i < end; i += 16) {
-            most = greatest(most, end - i < 16 ? lanes(load(x + i, end - i), 0, end - i, none) : load(x + i));
+            const Vec part = end - i < 16 ? lanes(load(x + i, end - i), 0, end - i, none) : load(x + i);
+            most = greatest(most, part);
+            bad = fma(greatest(zeros(), part), zeros(), bad);
         }
-        *out++ = largest(most);
+        *out++ = largest(most) + sum(bad);
     }
 }
 
