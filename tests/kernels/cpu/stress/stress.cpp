@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 
+#include "attention_case.hpp"
 #include "choosing.hpp"
 #include "dense_case.hpp"
 #include "pack.hpp"
@@ -75,6 +76,18 @@ bool dense_agrees(Random& random, const std::vector<std::unique_ptr<Runtime>>& r
     return true;
 }
 
+bool attention_agrees(Random& random, const std::vector<std::unique_ptr<Runtime>>& runtimes) {
+    const AttentionCase one(random);
+    const std::vector<float> expected = one.run(*runtimes[0]);
+    for (const auto& runtime : runtimes) {
+        if (same_bits(expected, one.run(*runtime))) continue;
+        std::printf("other bits: %s, %d threads, ", runtime->isa(), runtime->threads());
+        one.print();
+        return false;
+    }
+    return true;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -104,6 +117,7 @@ int main(int argc, char** argv) {
             std::printf("other bits of dense weights in case %d\n", cases);
             return 1;
         }
+        if (!attention_agrees(random, runtimes)) return 1;
         ++cases;
     }
     std::printf("%d cases, the same bits on %d runtimes\n", cases, int(runtimes.size()));

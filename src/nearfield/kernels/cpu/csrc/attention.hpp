@@ -23,6 +23,7 @@ namespace nearfield {
 
 constexpr std::int64_t kTile = 64;           // positions of a tile
 constexpr std::int64_t kSpan = 512;          // positions of a span
+constexpr std::int64_t kFew = 16;            // queries of a head up to which K and V are read in place, all heads together
 constexpr std::int64_t kMaxHead = 256;       // the largest head size
 constexpr int kQueryStride = kMaxHead + 16;  // floats between queries in scratch: known to the compiler, no power of two
 
@@ -53,13 +54,15 @@ struct PrepareJob {
     float* q;
 };
 
-// Tokens at positions start .. start + tokens - 1 of one sequence, and the query heads of one K and V head:
-// q [tokens, shared, size], over the positions of one span. `end` positions have K and V in `pages`.
+// Tokens at positions start .. start + tokens - 1 of one sequence, over the positions of one span, and the query heads of
+// `heads` K and V heads from `head` on: q [heads, tokens, shared, size], `q_stride` floats between heads. `end` positions
+// have K and V in `pages`.
 struct SpanJob {
     KV kv;
     const float* q;
+    std::int64_t q_stride;
     const std::int64_t* pages;
-    std::int64_t head, start, tokens, shared, window, span, end;
+    std::int64_t head, heads, start, tokens, shared, window, span, end;
 };
 
 // What queries have of one span, or of all so far: outputs [queries, width], width being the head size rounded up to
@@ -81,15 +84,16 @@ static inline Result result_at(float* data, const KV& kv, std::int64_t queries) 
     return {data, largest, largest + queries};
 }
 
-// Floats of scratch that `span` takes: queries, their lanes of sums, and one tile of K and V.
-static inline std::size_t span_floats(const KV& kv, std::int64_t queries) {
-    return static_cast<std::size_t>(queries * (kQueryStride + 16) + kTile * (kv.size + width_of(kv)));
+// Floats of scratch that `span` takes for `queries` of all its heads: theirs, and one tile of K and V.
+static inline std::int64_t span_floats(const KV& kv, std::int64_t queries) {
+    return queries * (width_of(kv) + kQueryStride + 16) + (queries + 15) / 16 * 16 + kTile * (kv.size + width_of(kv));
 }
 
 struct AttentionKernels {
     // Tokens [first, last).
     void (*prepare)(const PrepareJob&, std::int64_t first, std::int64_t last);
-    void (*span)(const SpanJob&, const Result& result, float* scratch);
+    // results: `heads` times the floats of a Result.
+    void (*span)(const SpanJob&, float* results, float* scratch);
     // total = total and part; a total that nothing was merged into is made by `clear`.
     void (*clear)(const Result& total, std::int64_t queries, std::int64_t width);
     void (*merge)(const Result& total, const Result& part, std::int64_t queries, std::int64_t width);

@@ -21,17 +21,21 @@ struct Queries {
     }
 };
 
-// sums[r][c] += factors[r * S + i] * rows[c][i * stride ...], i ascending over [0, n). The same place of `ahead` is
-// asked for meanwhile, since scattered pages defeat the processor's own guesses.
-template <int S, bool Ahead, int R, int C, class T>
+// sums[r][c] += factors[r * S + i] * rows[c][i * stride ...], i ascending over [0, n). Meanwhile as many numbers as are
+// read with two columns are asked for at `ahead`, in the order of their addresses, which is what the processor's own
+// prefetching follows, and to the L2 cache.
+template <int S, bool Ask, int R, int C, class T>
 inline __attribute__((always_inline)) void multiply(Vec (&sums)[R][C], const float* factors, const T* const (&rows)[C],
-                                                    const T* const (&ahead)[C], std::int64_t stride, std::int64_t n) {
+                                                    const T* const (&soon)[C], const T* ahead, std::int64_t stride, std::int64_t n) {
     for (std::int64_t i = 0; i < n; ++i) {
+        if (Ask) {
+            for (std::size_t at = 0; at < 32; at += kLine / sizeof(T)) __builtin_prefetch(ahead + 32 * i + at, 0, 2);
+        }
         Vec row[C];
 #pragma GCC unroll 4
         for (int c = 0; c < C; ++c) {
             row[c] = load(rows[c] + i * stride);
-            if (Ahead && ((uintptr_t)(ahead[c] + i * stride) & 32)==0) __builtin_prefetch(ahead[c] + i * stride,0,2);
+            if (Ask) __builtin_prefetch(soon[c] + i * stride);
         }
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
@@ -43,18 +47,21 @@ inline __attribute__((always_inline)) void multiply(Vec (&sums)[R][C], const flo
 }
 
 // scores[r][16 part ...] of C parts.
-template <int R, int C, bool Ahead, class T>
-inline void score(const Queries& queries, const Tile<T>& tile, const Tile<T>& next, int part, float* scores) {
+template <int R, int C, bool Ask, class T>
+inline void score(const Queries& queries, const Tile<T>& tile, const Ahead<T>& next, int part, float* scores) {
     Vec sums[R][C];
-    const T *rows[C], *ahead[C];
+    const std::int64_t half = queries.size / 2;
+    const T *rows[C], *later[C], *after[C];
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c) {
         rows[c] = tile.k[part + c];
-        ahead[c] = next.k[part + c];
+        later[c] = rows[c] + half * tile.k_stride;
+        after[c] = part + C < kParts ? tile.k[(part + C + c) % kParts] : tile.v[c];
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) sums[r][c] = zeros();
     }
-    multiply<kQueryStride, Ahead>(sums, queries.q, rows, ahead, tile.k_stride, queries.size);
+    multiply<kQueryStride, Ask>(sums, queries.q, rows, later, next.k[part / 2 * 2], tile.k_stride, half);
+    multiply<kQueryStride, Ask>(sums, queries.q + half, later, after, next.k[part / 2 * 2 + 1], tile.k_stride, half);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
@@ -62,25 +69,35 @@ inline void score(const Queries& queries, const Tile<T>& tile, const Tile<T>& ne
     }
 }
 
-// Scores of keys [from, to) of one query to weights, in place; the other lanes become zero.
-inline void weigh(const Queries& query, std::int64_t from, std::int64_t to, float* scores) {
+// The largest score of one query over its keys [from, to) of the tile, and what it had is brought to it. The scores of
+// other keys become -infinity.
+inline void raise(const Queries& query, std::int64_t from, std::int64_t to, float* scores) {
     const Vec nothing = all(-__builtin_inff());
+    const bool whole = to - from == kTile;
     Vec best = nothing;
     for (std::int64_t at = from / 16 * 16; at < to; at += 16) {
-        const Vec seen = lanes(load(scores + at), from - at, to - at, nothing);
-        store(scores + at, seen);
+        Vec seen = load(scores + at);
+        if (!whole) {
+            seen = lanes(seen, from - at, to - at, nothing);
+            store(scores + at, seen);
+        }
         best = greatest(seen, best);
     }
     const float top = largest(best);
-    Vec sums = load(query.lanes);
     if (top > *query.largest) {
         const Vec less = exponential(all(*query.largest) - all(top));
         *query.largest = top;
-        sums = sums * less;
+        store(query.lanes, load(query.lanes) * less);
         for (std::int64_t i = 0; i < query.width; i += 16) store(query.outputs + i, load(query.outputs + i) * less);
     }
+}
+
+// Scores to weights, in place; those of -infinity to zero.
+inline void weigh(const Queries& query, std::int64_t from, std::int64_t to, float* scores) {
+    const Vec top = all(*query.largest);
+    Vec sums = load(query.lanes);
     for (std::int64_t at = from / 16 * 16; at < to; at += 16) {
-        const Vec weights = exponential(load(scores + at) - all(*query.largest));
+        const Vec weights = exponential(load(scores + at) - top);
         store(scores + at, weights);
         sums = sums + weights;
     }
@@ -88,8 +105,8 @@ inline void weigh(const Queries& query, std::int64_t from, std::int64_t to, floa
 }
 
 // outputs[r][16 column ...] of C columns += weights times V, keys [from, to).
-template <int R, int C, bool Ahead, class T>
-inline void mix(const Queries& queries, const Tile<T>& tile, const Tile<T>& next, int column, std::int64_t from,
+template <int R, int C, bool Ask, class T>
+inline void mix(const Queries& queries, const Tile<T>& tile, const Ahead<T>& next, int column, std::int64_t from,
                 std::int64_t to, const float* weights) {
     float* outputs = queries.outputs + 16 * column;
     Vec sums[R][C];
@@ -101,13 +118,16 @@ inline void mix(const Queries& queries, const Tile<T>& tile, const Tile<T>& next
     for (std::int64_t at = from, end; at < to; at = end) {
         end = at / 16 * 16 + 16 < to ? at / 16 * 16 + 16 : to;
         const std::int64_t skipped = at % 16 * tile.v_stride;
-        const T *rows[C], *ahead[C];
+        const T *rows[C], *soon[C];
+        const bool last = at >= kTile - 16;
 #pragma GCC unroll 4
         for (int c = 0; c < C; ++c) {
             rows[c] = tile.v[at / 16] + skipped + 16 * (column + c);
-            ahead[c] = next.v[at / 16] + skipped + 16 * (column + c);
+            soon[c] = last ? tile.v[0] + 16 * (column + C + c) : tile.v[at / 16 + 1] + 16 * (column + c);
         }
-        multiply<kTile, Ahead>(sums, weights + at, rows, ahead, tile.v_stride, end - at);
+        const std::int64_t line = column * 32 + at, quarter = queries.size / 2;
+        const T* ahead = next.v[line / quarter % 4] + line % quarter * 32;
+        multiply<kTile, Ask>(sums, weights + at, rows, soon, ahead, tile.v_stride, end - at);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -116,40 +136,41 @@ inline void mix(const Queries& queries, const Tile<T>& tile, const Tile<T>& next
     }
 }
 
-// R queries that see keys [from, to) of the tile. `next` is the tile to come: it has the same parts.
-template <int R, bool Ahead, class T>
-void attend(const Queries& queries, const Tile<T>& tile, const Tile<T>& next, std::int64_t from, std::int64_t to) {
+// R queries that see keys [from, to) of the tile. `next` is asked for meanwhile.
+template <int R, bool Ask, class T>
+void attend(const Queries& queries, const Tile<T>& tile, const Ahead<T>& next, std::int64_t from, std::int64_t to) {
     alignas(64) float scores[R * kTile];
     const int last = static_cast<int>(to + 15) / 16;
     int part = static_cast<int>(from) / 16;
-    for (; part + kColumns <= last; part += kColumns) score<R, kColumns, Ahead>(queries, tile, next, part, scores);
-    for (; part < last; ++part) score<R, 1, Ahead>(queries, tile, next, part, scores);
+    for (; part + kColumns <= last; part += kColumns) score<R, kColumns, Ask>(queries, tile, next, part, scores);
+    for (; part < last; ++part) score<R, 1, Ask>(queries, tile, next, part, scores);
+    for (int r = 0; r < R; ++r) raise(queries.from(r), from, to, scores + r * kTile);
     for (int r = 0; r < R; ++r) weigh(queries.from(r), from, to, scores + r * kTile);
     const int columns = static_cast<int>(queries.width / 16);
     int column = 0;
     for (; column + kColumns <= columns; column += kColumns) {
-        mix<R, kColumns, Ahead>(queries, tile, next, column, from, to, scores);
+        mix<R, kColumns, Ask>(queries, tile, next, column, from, to, scores);
     }
-    for (; column < columns; ++column) mix<R, 1, Ahead>(queries, tile, next, column, from, to, scores);
+    for (; column < columns; ++column) mix<R, 1, Ask>(queries, tile, next, column, from, to, scores);
 }
 
 // `count` queries that see keys [from, to), in even groups of at most kTogether.
-template <bool Ahead, class T>
-void attend_all(const Queries& queries, std::int64_t count, const Tile<T>& tile, const Tile<T>& next, std::int64_t from,
+template <bool Ask, class T>
+void attend_all(const Queries& queries, std::int64_t count, const Tile<T>& tile, const Ahead<T>& next, std::int64_t from,
                 std::int64_t to) {
     const std::int64_t groups = (count + kTogether - 1) / kTogether;
     for (std::int64_t group = 0; group < groups; ++group) {
         const std::int64_t first = count * group / groups, last = count * (group + 1) / groups;
         const Queries some = queries.from(first);
         switch (last - first) {
-            case 1: attend<1, Ahead>(some, tile, next, from, to); break;
-            case 2: attend<2, Ahead>(some, tile, next, from, to); break;
-            case 3: attend<3, Ahead>(some, tile, next, from, to); break;
-            case 4: attend<4, Ahead>(some, tile, next, from, to); break;
-            case 5: attend<5, Ahead>(some, tile, next, from, to); break;
-            case 6: attend<6, Ahead>(some, tile, next, from, to); break;
-            case 7: attend<7, Ahead>(some, tile, next, from, to); break;
-            default: attend<8, Ahead>(some, tile, next, from, to); break;
+            case 1: attend<1, Ask>(some, tile, next, from, to); break;
+            case 2: attend<2, Ask>(some, tile, next, from, to); break;
+            case 3: attend<3, Ask>(some, tile, next, from, to); break;
+            case 4: attend<4, Ask>(some, tile, next, from, to); break;
+            case 5: attend<5, Ask>(some, tile, next, from, to); break;
+            case 6: attend<6, Ask>(some, tile, next, from, to); break;
+            case 7: attend<7, Ask>(some, tile, next, from, to); break;
+            default: attend<8, Ask>(some, tile, next, from, to); break;
         }
     }
 }
@@ -164,77 +185,88 @@ inline std::int64_t first_seen(const SpanJob& job, std::int64_t position) {
 
 // One tile whose first position is `start`. Queries of different tokens go together where all see all of it: a key that
 // one of them does not see must not meet it, since a weight of zero lets NaN and infinity through.
-template <bool Ahead, class T>
-void attend_tile(const SpanJob& job, const Queries& queries, std::int64_t start, const Tile<T>& tile, const Tile<T>& next) {
+template <bool Ask, class T>
+void attend_tile(const SpanJob& job, const Queries& queries, std::int64_t start, const Tile<T>& tile, const Ahead<T>& next) {
     const std::int64_t last = job.start + job.tokens - 1;
     if (first_seen(job, last) <= start && start + kTile <= job.start + 1) {
-        return attend_all<Ahead>(queries, job.tokens * job.shared, tile, next, 0, kTile);
+        return attend_all<Ask>(queries, job.tokens * job.shared, tile, next, 0, kTile);
     }
     for (std::int64_t token = 0; token < job.tokens; ++token) {
         const std::int64_t position = job.start + token;
         const std::int64_t from = larger(0, first_seen(job, position) - start), to = smaller(kTile, position + 1 - start);
-        if (from < to) attend_all<Ahead>(queries.from(token * job.shared), job.shared, tile, next, from, to);
+        if (from < to) attend_all<Ask>(queries.from(token * job.shared), job.shared, tile, next, from, to);
     }
 }
 
-// The span's tiles [low, high), `high` beyond the last key that any token sees.
+// The span's tiles [low, high), `high` beyond the last key that any token sees. All heads of a tile come together, since
+// they lie side by side.
 template <class T>
 void attend_in_place(const SpanJob& job, const Queries& queries, std::int64_t low, std::int64_t high) {
-    Tile<T> tile{}, next{};
-    in_place(job, low, smaller(high, low / kTile * kTile + kTile), tile);
+    Tile<T> tile = in_place<T>(job, low / kTile * kTile);
     for (std::int64_t start = low / kTile * kTile; start < high; start += kTile) {
-        next = tile;
-        if (start + kTile < job.end) {
-            in_place(job, start + kTile, smaller(job.end, start + 2 * kTile), next);
+        const Tile<T> next = in_place<T>(job, start + kTile);
+        Walk walk(job);
+        for (std::int64_t head = 0; head < job.heads; ++head) {
+            const Queries own = queries.from(head * job.tokens * job.shared);
+            attend_tile<true>(job, own, start, of_head(job, tile, head), walk.next(next));
         }
-        attend_tile<true>(job, queries, start, tile, next);
         tile = next;
     }
 }
 
 template <class T>
 void attend_copied(const SpanJob& job, const Queries& queries, std::int64_t low, std::int64_t high, float* scratch) {
+    SpanJob one = job;
     for (std::int64_t start = low / kTile * kTile; start < high; start += kTile) {
-        Tile<float> tile;
-        copied<T>(job, larger(low, start), smaller(high, start + kTile), scratch, tile);
-        attend_tile<false>(job, queries, start, tile, tile);
+        for (std::int64_t head = 0; head < job.heads; ++head) {
+            one.head = job.head + head;
+            Tile<float> tile;
+            copied<T>(one, larger(low, start), smaller(high, start + kTile), scratch, tile);
+            attend_tile<false>(one, queries.from(head * job.tokens * job.shared), start, tile, {});
+        }
     }
 }
-
-// Queries in place of a tile above which widening it once pays.
-constexpr std::int64_t kWiden = 16;
 
 template <class T>
 void attend_span(const SpanJob& job, const Queries& queries, float* scratch) {
     const std::int64_t low = larger(first_seen(job, job.start), job.span * kSpan);
     const std::int64_t high = smaller(job.start + job.tokens, (job.span + 1) * kSpan);
     const bool aligned = job.kv.page % 16 == 0 && job.kv.size % 16 == 0;
-    if (aligned && (!job.kv.bf16 || job.tokens * job.shared <= kWiden)) {
+    if (aligned && (!job.kv.bf16 || job.tokens * job.shared <= kFew)) {
         attend_in_place<T>(job, queries, low, high);
     } else {
         attend_copied<T>(job, queries, low, high, scratch);
     }
 }
 
-void span(const SpanJob& job, const Result& result, float* scratch) {
-    const std::int64_t count = job.tokens * job.shared, size = job.kv.size, width = width_of(job.kv);
-    float* q = scratch;
-    float* lanes = q + count * kQueryStride;
-    for (std::int64_t query = 0; query < count; ++query) {
-        for (std::int64_t i = 0; i < size; i += 16) {
-            store(q + query * kQueryStride + i, load(job.q + query * size + i, size - i));
-        }
-        for (std::int64_t i = 0; i < width; i += 16) store(result.outputs + query * width + i, zeros());
+void span(const SpanJob& job, float* results, float* scratch) {
+    const std::int64_t count = job.tokens * job.shared, all_heads = job.heads * count, size = job.kv.size;
+    const std::int64_t width = width_of(job.kv);
+    float* outputs = scratch;
+    float* q = outputs + all_heads * width;
+    float* lanes = q + all_heads * kQueryStride;
+    float* largest = lanes + all_heads * 16;
+    for (std::int64_t query = 0; query < all_heads; ++query) {
+        const float* from = job.q + query / count * job.q_stride + query % count * size;
+        for (std::int64_t i = 0; i < size; i += 16) store(q + query * kQueryStride + i, load(from + i, size - i));
+        for (std::int64_t i = 0; i < width; i += 16) store(outputs + query * width + i, zeros());
         store(lanes + query * 16, zeros());
-        result.largest[query] = -__builtin_inff();
+        largest[query] = -__builtin_inff();
     }
-    const Queries queries{q, result.outputs, result.largest, lanes, size, width};
+    const Queries queries{q, outputs, largest, lanes, size, width};
+    float* tile = largest + (all_heads + 15) / 16 * 16;
     if (job.kv.bf16) {
-        attend_span<std::uint16_t>(job, queries, lanes + count * 16);
+        attend_span<std::uint16_t>(job, queries, tile);
     } else {
-        attend_span<float>(job, queries, lanes + count * 16);
+        attend_span<float>(job, queries, tile);
     }
-    for (std::int64_t query = 0; query < count; ++query) result.sums[query] = sum(load(lanes + query * 16));
+    for (std::int64_t query = 0; query < all_heads; ++query) {
+        const Result result = result_at(results + query / count * result_floats(job.kv, count), job.kv, count);
+        const std::int64_t at = query % count;
+        for (std::int64_t i = 0; i < width; i += 16) store(result.outputs + at * width + i, load(outputs + query * width + i));
+        result.largest[at] = largest[query];
+        result.sums[at] = sum(load(lanes + query * 16));
+    }
 }
 
 void clear(const Result& total, std::int64_t queries, std::int64_t width) {

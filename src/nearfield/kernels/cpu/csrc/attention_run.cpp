@@ -99,8 +99,8 @@ void Attention::divide(const AttentionCall& call) {
     }
 }
 
-// Blocks into tasks. A block that is too long for one thread, measured by its tokens and spans, is divided by heads and
-// by spans; the heads of a span follow each other, since they are neighbours in memory.
+// Blocks into tasks. A block that is too long for one thread, measured by its tokens and spans, is divided by heads or
+// by spans.
 void Attention::split(const AttentionCall& call) {
     const KV& kv = call.kv;
     std::int64_t work = 0;
@@ -123,16 +123,17 @@ void Attention::split(const AttentionCall& call) {
 
 void Attention::split_spans(const AttentionCall& call, std::size_t b) {
     const Block& block = blocks_[b];
-    const std::int64_t floats = result_floats(call.kv, block.tokens * (call.heads / call.kv.heads));
+    const std::int64_t queries = block.tokens * (call.heads / call.kv.heads), floats = result_floats(call.kv, queries);
+    const bool together = queries <= kFew && block.spans >= 2 * pool_.threads();
+    const std::int64_t heads = together ? call.kv.heads : 1;
     for (std::int64_t head = 0; head < call.kv.heads; ++head) {
-        joins_.push_back({b, head, head + 1, -1, part_floats_ + head * block.spans * floats});
+        joins_.push_back({b, head, head + 1, -1, part_floats_ + head * floats});
     }
-    for (std::int64_t span = 0; span < block.spans; ++span) {
-        for (std::int64_t head = 0; head < call.kv.heads; ++head) {
-            tasks_.push_back({b, head, head + 1, block.span + span, part_floats_ + (head * block.spans + span) * floats});
+    for (std::int64_t span = block.span; span < block.span + block.spans; ++span) {
+        for (std::int64_t head = 0; head < call.kv.heads; head += heads, part_floats_ += heads * floats) {
+            tasks_.push_back({b, head, head + heads, span, part_floats_});
         }
     }
-    part_floats_ += call.kv.heads * block.spans * floats;
 }
 
 void Attention::find_slots(const AttentionCall& call) {
@@ -147,9 +148,9 @@ void Attention::find_slots(const AttentionCall& call) {
 void Attention::take_memory(const AttentionCall& call) {
     grow(q_, arena_, static_cast<std::size_t>(call.tokens * call.heads * call.kv.size));
     grow(parts_, arena_, static_cast<std::size_t>(part_floats_));
-    const std::int64_t results = (call.kv.heads + 1) * result_floats(call.kv, queries_);
-    const std::size_t floats = static_cast<std::size_t>(results) + span_floats(call.kv, queries_);
-    for (Piece& piece : scratch_) grow(piece, arena_, floats);
+    const std::int64_t heads = call.kv.heads, together = std::max(queries_, std::min(queries_, kFew) * heads);
+    const std::int64_t floats = 2 * heads * result_floats(call.kv, queries_) + span_floats(call.kv, together);
+    for (Piece& piece : scratch_) grow(piece, arena_, static_cast<std::size_t>(floats));
 }
 
 void Attention::prepare(const AttentionCall& call, bool alone) {
@@ -163,34 +164,40 @@ void Attention::prepare(const AttentionCall& call, bool alone) {
     });
 }
 
-SpanJob Attention::job_of(const AttentionCall& call, const Block& block, std::int64_t head, std::int64_t span) {
-    const std::int64_t shared = call.heads / call.kv.heads;
-    const float* q = floats_of(q_) + (head * call.tokens + block.token) * shared * call.kv.size;
-    return {call.kv, q, block.pages, head, block.start, block.tokens, shared, call.window, span, block.end};
+// Heads [head, last) of one span, to `results`.
+void Attention::attend_span(const AttentionCall& call, const Block& block, std::int64_t head, std::int64_t last,
+                            std::int64_t span, float* results, float* scratch) {
+    const std::int64_t shared = call.heads / call.kv.heads, q_stride = call.tokens * shared * call.kv.size;
+    const float* q = floats_of(q_) + head * q_stride + block.token * shared * call.kv.size;
+    kernels_.span({call.kv, q, q_stride, block.pages, head, last - head, block.start, block.tokens, shared, call.window,
+                   span, block.end},
+                  results, scratch);
 }
 
 void Attention::attend(const AttentionCall& call, const Task& task, int thread) {
     const Block& block = blocks_[task.block];
     const std::int64_t queries = block.tokens * (call.heads / call.kv.heads), width = width_of(call.kv);
-    const std::int64_t floats = result_floats(call.kv, queries);
+    const std::int64_t floats = result_floats(call.kv, queries), heads = task.last - task.head;
     float* totals = floats_of(scratch_[static_cast<std::size_t>(thread)]);
-    float* scratch = totals + (task.last - task.head) * floats;
+    float* parts = totals + heads * floats;
+    float* scratch = parts + heads * floats;
     if (task.span >= 0) {
-        const Result part = result_at(floats_of(parts_) + task.part, call.kv, queries);
-        return kernels_.span(job_of(call, block, task.head, task.span), part, scratch);
+        return attend_span(call, block, task.head, task.last, task.span, floats_of(parts_) + task.part, scratch);
     }
-    const Result part = result_at(scratch, call.kv, queries);
-    const auto total = [&](std::int64_t head) {
-        return result_at(totals + (head - task.head) * floats, call.kv, queries);
-    };
-    for (std::int64_t head = task.head; head < task.last; ++head) kernels_.clear(total(head), queries, width);
+    for (std::int64_t i = 0; i < heads; ++i) kernels_.clear(result_at(totals + i * floats, call.kv, queries), queries, width);
+    const std::int64_t step = queries <= kFew ? heads : 1;
     for (std::int64_t span = block.span; span < block.span + block.spans; ++span) {
-        for (std::int64_t head = task.head; head < task.last; ++head) {
-            kernels_.span(job_of(call, block, head, span), part, scratch + floats);
-            kernels_.merge(total(head), part, queries, width);
+        for (std::int64_t i = 0; i < heads; i += step) {
+            attend_span(call, block, task.head + i, task.head + i + step, span, parts + i * floats, scratch);
+        }
+        for (std::int64_t i = 0; i < heads; ++i) {
+            kernels_.merge(result_at(totals + i * floats, call.kv, queries), result_at(parts + i * floats, call.kv, queries),
+                           queries, width);
         }
     }
-    for (std::int64_t head = task.head; head < task.last; ++head) finish(call, block, head, total(head));
+    for (std::int64_t i = 0; i < heads; ++i) {
+        finish(call, block, task.head + i, result_at(totals + i * floats, call.kv, queries));
+    }
 }
 
 void Attention::join(const AttentionCall& call, const Task& task, int thread) {
@@ -199,7 +206,7 @@ void Attention::join(const AttentionCall& call, const Task& task, int thread) {
     const Result total = result_at(floats_of(scratch_[static_cast<std::size_t>(thread)]), call.kv, queries);
     float* part = floats_of(parts_) + task.part;
     kernels_.clear(total, queries, width);
-    for (std::int64_t span = 0; span < block.spans; ++span, part += result_floats(call.kv, queries)) {
+    for (std::int64_t span = 0; span < block.spans; ++span, part += call.kv.heads * result_floats(call.kv, queries)) {
         kernels_.merge(total, result_at(part, call.kv, queries), queries, width);
     }
     finish(call, block, task.head, total);

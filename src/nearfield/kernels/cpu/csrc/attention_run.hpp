@@ -40,7 +40,7 @@ private:
         const std::int64_t* pages;
         std::int64_t token, tokens, start, end, span, spans;
     };
-    // Heads [head, last) of K and V of a block: all spans; or one head's `span`, whose result goes to `part` (in floats).
+    // Heads [head, last) of K and V of a block: all spans; or one `span`, whose results go to `part` (in floats).
     struct Task {
         std::size_t block;
         std::int64_t head, last, span, part;
@@ -54,7 +54,8 @@ private:
     void prepare(const AttentionCall& call, bool alone);
     void attend(const AttentionCall& call, const Task& task, int thread);
     void join(const AttentionCall& call, const Task& task, int thread);
-    SpanJob job_of(const AttentionCall& call, const Block& block, std::int64_t head, std::int64_t span);
+    void attend_span(const AttentionCall& call, const Block& block, std::int64_t head, std::int64_t last,
+                     std::int64_t span, float* results, float* scratch);
     void finish(const AttentionCall& call, const Block& block, std::int64_t head, const Result& total);
     template <class Job>
     void each(std::int64_t tasks, bool alone, const Job& job);

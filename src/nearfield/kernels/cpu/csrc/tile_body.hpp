@@ -8,9 +8,10 @@ namespace nearfield {
 namespace {
 
 constexpr int kParts = kTile / 16;
+constexpr std::size_t kLine = 64;
 
 // A tile in parts of 16 keys: k[part] + dimension * k_stride are 16 keys side by side, v[part] + key * v_stride the
-// dimensions of one. Only the parts that have a key were set.
+// dimensions of one.
 template <class T>
 struct Tile {
     const T* k[kParts];
@@ -18,23 +19,74 @@ struct Tile {
     std::int64_t k_stride, v_stride;
 };
 
-// Numbers of K and V before those of one head in one page.
+// What to ask for while a tile is attended: as much of the next one, in quarters.
+template <class T>
+struct Ahead {
+    const T* k[kParts];
+    const T* v[kParts];
+};
+
+// Numbers of K and V of one head in one page.
+inline std::int64_t head_numbers(const KV& kv) { return kv.size * kv.page; }
+
 inline std::int64_t page_start(const SpanJob& job, std::int64_t position) {
-    return (job.pages[position / job.kv.page] * job.kv.heads + job.head) * job.kv.size * job.kv.page;
+    return (job.pages[position / job.kv.page] * job.kv.heads + job.head) * head_numbers(job.kv);
 }
 
-// The tile of positions [low, high), in the cache: pages of a multiple of 16, heads of a multiple of 16.
+// The tile of the first head that begins at `start`, in the cache: pages of a multiple of 16, heads of a multiple of 16.
+// Parts beyond the last key are the one that has it.
 template <class T>
-inline void in_place(const SpanJob& job, std::int64_t low, std::int64_t high, Tile<T>& tile) {
+inline Tile<T> in_place(const SpanJob& job, std::int64_t start) {
     const std::int64_t page = job.kv.page, size = job.kv.size;
+    Tile<T> tile;
     tile.k_stride = page;
     tile.v_stride = size;
-    for (std::int64_t at = low / 16 * 16; at < high; at += 16) {
-        const std::int64_t start = page_start(job, at), part = at % kTile / 16;
-        tile.k[part] = static_cast<const T*>(job.kv.k) + start + at % page;
-        tile.v[part] = static_cast<const T*>(job.kv.v) + start + at % page * size;
+    for (int part = 0; part < kParts; ++part) {
+        const std::int64_t wanted = start + 16 * part, at = wanted < job.end ? wanted : (job.end - 1) / 16 * 16;
+        tile.k[part] = static_cast<const T*>(job.kv.k) + page_start(job, at) + at % page;
+        tile.v[part] = static_cast<const T*>(job.kv.v) + page_start(job, at) + at % page * size;
     }
+    return tile;
 }
+
+template <class T>
+inline Tile<T> of_head(const SpanJob& job, const Tile<T>& first, std::int64_t head) {
+    Tile<T> tile = first;
+    for (int part = 0; part < kParts; ++part) {
+        tile.k[part] += head * head_numbers(job.kv);
+        tile.v[part] += head * head_numbers(job.kv);
+    }
+    return tile;
+}
+
+// Goes through all heads of a tile in the order of their addresses, a quarter of a head at a time: a page holds a head's
+// quarter (of 16 positions), two, or all four. Other pages are taken for the last kind: what is asked for is then another
+// tile's, soon or late.
+class Walk {
+public:
+    explicit Walk(const SpanJob& job)
+        : heads_(job.heads), numbers_(head_numbers(job.kv)), each_(job.kv.page == 16 ? 1 : job.kv.page == 32 ? 2 : kParts) {}
+
+    template <class T>
+    Ahead<T> next(const Tile<T>& first) {
+        Ahead<T> ahead;
+        for (int quarter = 0; quarter < kParts; ++quarter) {
+            ahead.k[quarter] = first.k[part_] + head_ * numbers_ + inside_ * (numbers_ / each_);
+            ahead.v[quarter] = first.v[part_ + inside_] + head_ * numbers_;
+            if (++inside_ < each_) continue;
+            inside_ = 0;
+            if (++head_ < heads_) continue;
+            head_ = 0;
+            part_ += each_;
+        }
+        return ahead;
+    }
+
+private:
+    std::int64_t heads_, numbers_;
+    int each_, part_ = 0, inside_ = 0;
+    std::int64_t head_ = 0;
+};
 
 // The same tile copied to scratch [kTile * (size + width)] in fp32.
 template <class T>
