@@ -16,13 +16,14 @@ def test_document(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "SHAPES", ((128, 128), (96, 256)))
     said: list[str] = []
     result = kernels.run_kernels(1, None, kernels.KernelsParams((1, 8), 64, 2, 1 << 20), said.append)
-    assert result["kind"] == "kernels" and result["limits"]["read_gb_s"] > 0 and len(said) == 8
-    assert [(row["format"], row["m"], row["n"], row["k"]) for row in result["rows"]] == [
+    assert result["kind"] == "kernels" and result["limits"]["read_gb_s"] > 0 and len(said) == 9
+    assert [(row["format"], row["m"], row["n"], row["k"]) for row in result["rows"][:-1]] == [
         (format, m, n, k) for format in kernels.RATES for n, k in ((128, 128), (96, 256)) for m in (1, 8)]
     assert tuple(kernels.RATES) == ("w8", "w4", "bf16", "fp32")
     assert set(result["limits"]) == {"read_gb_s", "int8_gmac_s", "bf16_gmac_s", "fp32_gmac_s"}
+    assert [row["op"] for row in result["rows"]] == ["linear"] * 16 + ["attention"]
     for row in result["rows"]:
-        assert row["op"] == "linear" and row["us"] > 0 and 0 < row["share"] < 3
+        assert row["us"] > 0 and 0 < row["share"] < 3
     assert len(table(result).splitlines()) == 2 + len(result["rows"])
 
 

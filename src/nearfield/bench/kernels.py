@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from nearfield.bench.contexts import measure_attention
 from nearfield.bench.machine import KINDS, Machine, middle
 from nearfield.bench.workload import Report
 from nearfield.kernels import cpu
@@ -60,6 +61,8 @@ def run_kernels(threads: int | None, isa: str | None, params: KernelsParams, rep
                 rows.append(row)
                 reads.extend(limits.read_gb_s for limits in seen)
                 rates[kind].extend(limits.gmac_s for limits in seen)
+    report("attention")
+    rows.append(measure_attention(kernels, machine, params.nbytes, params.rounds))
     return {"kind": "kernels", "isa": kernels.isa, "threads": kernels.threads, "bytes": params.nbytes,
             "limits": {"read_gb_s": round(median(reads), 1),
                        **{f"{kind}_gmac_s": middle(rates[kind]) for kind in KINDS}},

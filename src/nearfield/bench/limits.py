@@ -2,9 +2,9 @@
 
 A share of this limit travels between machines, and over the hours of a shared one, better than a
 bare number of tokens a second. It leaves out attention, norms, sampling and all of Python, so 1.0 is
-not reached. Dense matrices are multiplied by plain torch, in their own places, so that both sides
-pull the same bytes from memory; for quantised ones, which torch has no such product for, it is the
-larger of their bytes at the read bandwidth and their multiply-adds at the int8 rate.
+not reached. For the C++ kernels it is the larger of the matrices' bytes at the read bandwidth and their
+multiply-adds at the rate of the instruction that they are made with; for the reference backend, plain torch
+products of the same matrices, in their own places.
 """
 
 import time
@@ -60,16 +60,18 @@ class MatmulLimit:
 
 @dataclass(frozen=True)
 class RooflineLimit:
-    """Matrices of `nbytes` in all; multiply-adds a token of the inner ones, and of the head."""
+    """Matrices of `nbytes` in all; multiply-adds of one of `kinds`, the quickest, a token of the inner ones, and of
+    the head."""
 
     machine: Machine
+    kinds: tuple[str, ...]
     nbytes: int
     inner_macs: int
     head_macs: int
 
     def seconds(self, rows: int, head_rows: int) -> float:
         """The larger of memory's and arithmetic's time, each measured now; see Limit."""
-        read, rate = self.machine.read_gb_s(), self.machine.gmac_s("int8") or float("inf")
+        read, rate = self.machine.read_gb_s(), max(self.machine.gmac_s(kind) or 0.0 for kind in self.kinds)
         macs = rows * self.inner_macs + head_rows * self.head_macs
         return max(self.nbytes / read, macs / rate) / 1e9
 
@@ -82,5 +84,8 @@ def limit_of(loaded: Loaded) -> Limit:
         return MatmulLimit(inner, head)
     macs = [prod(linear.weight.shape) for linear in linears]
     config = loaded.engine.config
-    return RooflineLimit(Machine(cpu.load(config.threads, config.isa), READ_BYTES),
+    # Where the processor multiplies bf16 more slowly than fp32, the kernels use the latter.
+    dense = ("bf16", "fp32") if config.dtype == "bf16" else ("fp32",)
+    kinds = dense if linears[0].weight.format == "dense" else ("int8",)
+    return RooflineLimit(Machine(cpu.load(config.threads, config.isa), READ_BYTES), kinds,
                          sum(linear.weight.nbytes for linear in linears), sum(macs[:-1]), macs[-1])

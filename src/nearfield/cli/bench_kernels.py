@@ -33,8 +33,8 @@ def table(result: dict[str, Any]) -> str:
     limits = result["limits"]
     rates = ", ".join(f"{kind} {limits[key]}" for kind in ("int8", "bf16", "fp32") if limits[key := f"{kind}_gmac_s"])
     lines = [f"{result['isa']}, {result['threads']} threads; read {limits['read_gb_s']} GB/s, {rates} GMAC/s (medians)",
-             f"{'op':<8}{'format':<8}{'m':>5}{'n':>8}{'k':>7}{'us':>11}{'of the limit':>14}"]
+             f"{'op':<10}{'format':<8}{'m':>5}{'n':>8}{'k':>7}{'us':>11}{'of the limit':>14}"]
     for row in result["rows"]:
-        lines.append(f"{row['op']:<8}{row['format']:<8}{row['m']:>5}{row['n']:>8}{row['k']:>7}{row['us']:>11.1f}"
+        lines.append(f"{row['op']:<10}{row['format']:<8}{row['m']:>5}{row['n']:>8}{row['k']:>7}{row['us']:>11.1f}"
                      f"{row['share']:>14.0%}")
     return "\n".join(lines)

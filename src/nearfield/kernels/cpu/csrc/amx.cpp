@@ -184,4 +184,17 @@ void amx_linear(const LinearJob& job, const Part& part, std::uint8_t* scratch) {
     _tile_release();
 }
 
+// Four tiles of sums hide the latency.
+double amx_mac_int8(std::int64_t rounds) {
+    configure(kTileTokens);
+    for (std::int64_t i = 0; i < rounds; ++i) {
+        _tile_dpbsud(0, 4, 6);
+        _tile_dpbsud(1, 4, 7);
+        _tile_dpbsud(2, 5, 6);
+        _tile_dpbsud(3, 5, 7);
+    }
+    _tile_release();
+    return static_cast<double>(rounds) * 4 * kTileTokens * kRows * kTileColumns;
+}
+
 }  // namespace nearfield

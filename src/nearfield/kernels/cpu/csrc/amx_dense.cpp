@@ -107,4 +107,16 @@ void multiply(const DenseJob& job, const Part& part, std::uint8_t* scratch) {
 
 const DenseKernels amx_bf16 = {"cpu-bf16-amx-v1", 1, 1, pack, multiply};
 
+double amx_mac_bf16(std::int64_t rounds) {
+    configure(kTileTokens);
+    for (std::int64_t i = 0; i < rounds; ++i) {
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_release();
+    return static_cast<double>(rounds) * 4 * kTileTokens * kRows * (kTileColumns / 2);
+}
+
 }  // namespace nearfield

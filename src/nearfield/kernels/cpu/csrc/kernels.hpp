@@ -13,6 +13,8 @@ const Kernels& avx512_kernels();
 double avx512_mac_bf16(std::int64_t rounds);
 #ifdef NEARFIELD_AMX
 void amx_linear(const LinearJob& job, const Part& part, std::uint8_t* scratch);
+double amx_mac_int8(std::int64_t rounds);
+double amx_mac_bf16(std::int64_t rounds);
 #endif
 #endif
 #endif

@@ -66,7 +66,11 @@ Kernels with_amx(Kernels kernels) {
     kernels.name = "amx";
     kernels.linear = amx_linear;
     kernels.tiled_from = kTiledFrom;
-    if (amx_multiplies_bf16()) kernels.bf16 = &amx_bf16;
+    kernels.mac_int8 = amx_mac_int8;
+    if (amx_multiplies_bf16()) {
+        kernels.bf16 = &amx_bf16;
+        kernels.mac_bf16 = amx_mac_bf16;
+    }
     return kernels;
 }
 #endif
