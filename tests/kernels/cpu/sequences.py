@@ -51,8 +51,10 @@ class Cache:
 
     def step(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         """Each chunk's attention, [length, H d], all computed in one step."""
-        rows, parts, offset = [], [], 0
+        rows: list[AttnRow] = []
+        parts: list[Tensor] = []
         places: list[int] = []
+        offset = 0
         for sequence, length in chunks:
             start = self._done[sequence]
             pages = self._pages[sequence][:-(-(start + length) // self._model.page_size)]

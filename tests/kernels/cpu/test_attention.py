@@ -101,20 +101,21 @@ def test_contexts_of_several_spans_have_the_same_bits(everywhere: list[CpuKernel
     tail = exact(model, qkv)[-3:]
     assert (want[-3:].double() - tail).abs().max() <= 2e-3 * tail.abs().max()
     for kernels in everywhere:
-        for chunks in ([1300], [700, 599, 1], [510, 4] + [1] * 12 + [774], [1290] + [1] * 10):
+        cuts = [[700, 599, 1], [1300], [510, 4] + [1] * 12 + [774], [1290] + [1] * 10]
+        for chunks in cuts[:1] if kernels.isa == "scalar" else cuts:   # scalar kernels are slow
             assert torch.equal(_bits(Cache(kernels, model, [qkv]).whole(chunks)), _bits(want)), \
                 (kernels.isa, kernels.threads, chunks[:2])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.large_base_example])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.large_base_example])
 @given(st.data())
 def test_any_trace_gives_the_bits_of_each_sequence_alone(everywhere: list[CpuKernels], data: st.DataObject) -> None:
     """Sequences in random chunks, together in random steps, on any kernels, against one chunk alone."""
     torch.manual_seed(data.draw(st.integers(0, 1000), label="seed"))
-    model = _model(2 * data.draw(st.integers(1, 40), label="half of d"), data.draw(st.integers(1, 9), label="H / G"),
-                   data.draw(st.sampled_from((1, 3, 4, 16, 32)), label="page"),
-                   data.draw(st.sampled_from((BF16, FP32)), label="dtype"),
-                   data.draw(st.none() | st.integers(1, 200), label="window"), data.draw(st.booleans(), label="norms"))
+    half, shared = data.draw(st.integers(1, 40), label="half of d"), data.draw(st.integers(1, 9), label="H / G")
+    page, dtype = data.draw(st.sampled_from((1, 3, 4, 16, 32)), label="page"), data.draw(st.sampled_from((BF16, FP32)))
+    window = data.draw(st.none() | st.integers(1, 200), label="window")
+    model = _model(2 * half, shared, page, dtype, window, data.draw(st.booleans(), label="norms"))
     lengths = data.draw(st.lists(st.integers(1, 90), min_size=1, max_size=4), label="lengths")
     sequences = [model.qkv(length) for length in lengths]
     first, second = data.draw(st.sampled_from(everywhere)), data.draw(st.sampled_from(everywhere))
@@ -177,8 +178,8 @@ def test_rows_that_lie_apart_in_a_wider_tensor(kernels: CpuKernels) -> None:
     model = _model(16, 2, 4, FP32)
     wide = torch.randn(9, 300)
     part = wide[:, 30:30 + 128]
-    together = Cache(kernels, model, [part.contiguous()]).whole([9])
-    assert torch.equal(Cache(kernels, model, [part]).whole([4, 5]), together)
+    want = Cache(kernels, model, [part.contiguous()]).whole([9])
+    assert torch.equal(Cache(kernels, model, [part]).whole([4, 5]), want)
 
 
 def test_the_cache_is_zero_and_outlives_its_maker() -> None:
@@ -188,7 +189,7 @@ def test_the_cache_is_zero_and_outlives_its_maker() -> None:
     for i, layer in enumerate(layers):
         layer.k.fill_(2 * i + 1)
         layer.v.fill_(2 * i + 2)
-    assert [float(side.max()) for layer in layers for side in (layer.k, layer.v)] == [1, 2, 3, 4, 5, 6]
+    assert [float(torch.unique(side)) for layer in layers for side in (layer.k, layer.v)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_cache_that_cannot_be_had(kernels: CpuKernels) -> None:

@@ -53,8 +53,8 @@ struct AttentionCase {
         const std::size_t numbers = static_cast<std::size_t>(cache_pages * heads * size * page);
         std::vector<float> cache(bf16 ? 0 : 2 * numbers, std::numeric_limits<float>::quiet_NaN());
         std::vector<std::uint16_t> narrow(bf16 ? 2 * numbers : 0, 0x7fc0);
-        const nearfield::KV kv = bf16 ? nearfield::KV{narrow.data(), narrow.data() + numbers, true, cache_pages, heads, size, page}
-                                      : nearfield::KV{cache.data(), cache.data() + numbers, false, cache_pages, heads, size, page};
+        nearfield::KV kv{narrow.data(), narrow.data() + numbers, true, cache_pages, heads, size, page};
+        if (!bf16) kv = {cache.data(), cache.data() + numbers, false, cache_pages, heads, size, page};
         attend(runtime, kv, first, before, starts, std::vector<std::int64_t>(starts.size(), 0));
         return attend(runtime, kv, next, tokens, lengths, starts);
     }

@@ -23,9 +23,9 @@ namespace nearfield {
 
 constexpr std::int64_t kTile = 64;           // positions of a tile
 constexpr std::int64_t kSpan = 512;          // positions of a span
-constexpr std::int64_t kFew = 16;            // queries of a head up to which K and V are read in place, all heads together
+constexpr std::int64_t kFew = 16;            // queries of a head up to which bf16 is widened as it is read
 constexpr std::int64_t kMaxHead = 256;       // the largest head size
-constexpr int kQueryStride = kMaxHead + 16;  // floats between queries in scratch: known to the compiler, no power of two
+constexpr int kQueryStride = kMaxHead + 16;  // floats between queries in scratch: no power of two
 
 // One layer's cache: k [pages, heads, size, page], v [pages, heads, page, size], bf16 or fp32.
 struct KV {
@@ -54,9 +54,9 @@ struct PrepareJob {
     float* q;
 };
 
-// Tokens at positions start .. start + tokens - 1 of one sequence, over the positions of one span, and the query heads of
-// `heads` K and V heads from `head` on: q [heads, tokens, shared, size], `q_stride` floats between heads. `end` positions
-// have K and V in `pages`.
+// Tokens at positions start .. start + tokens - 1 of one sequence, over the positions of one span, and the query heads
+// of `heads` K and V heads from `head` on: q [heads, tokens, shared, size], `q_stride` floats between heads. `end`
+// positions have K and V in `pages`.
 struct SpanJob {
     KV kv;
     const float* q;

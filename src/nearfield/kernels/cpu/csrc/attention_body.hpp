@@ -21,15 +21,18 @@ struct Queries {
     }
 };
 
-// sums[r][c] += factors[r * S + i] * rows[c][i * stride ...], i ascending over [0, n). Meanwhile as many numbers as are
-// read with two columns are asked for at `ahead`, in the order of their addresses, which is what the processor's own
-// prefetching follows, and to the L2 cache.
+// sums[r][c] += factors[r * S + i] * rows[c][i * stride ...], i ascending over [0, n). Meanwhile what comes `soon` is
+// asked for to the L1 cache, and at `ahead` as many numbers as two columns have to the L2 cache: in the order of their
+// addresses, which the processor's own prefetching follows.
 template <int S, bool Ask, int R, int C, class T>
 inline __attribute__((always_inline)) void multiply(Vec (&sums)[R][C], const float* factors, const T* const (&rows)[C],
-                                                    const T* const (&soon)[C], const T* ahead, std::int64_t stride, std::int64_t n) {
+                                                    const T* const (&soon)[C], const T* ahead, std::int64_t stride,
+                                                    std::int64_t n) {
     for (std::int64_t i = 0; i < n; ++i) {
         if (Ask) {
-            for (std::size_t at = 0; at < 32; at += kLine / sizeof(T)) __builtin_prefetch(ahead + 32 * i + at, 0, 2);
+            for (std::size_t at = 0; at < 2 * 16; at += kLine / sizeof(T)) {
+                __builtin_prefetch(ahead + 2 * 16 * i + at, 0, 2);
+            }
         }
         Vec row[C];
 #pragma GCC unroll 4
@@ -46,7 +49,7 @@ inline __attribute__((always_inline)) void multiply(Vec (&sums)[R][C], const flo
     }
 }
 
-// scores[r][16 part ...] of C parts.
+// scores[r][16 part ...] of C parts, half of the dimensions after the other.
 template <int R, int C, bool Ask, class T>
 inline void score(const Queries& queries, const Tile<T>& tile, const Ahead<T>& next, int part, float* scores) {
     Vec sums[R][C];
@@ -125,8 +128,9 @@ inline void mix(const Queries& queries, const Tile<T>& tile, const Ahead<T>& nex
             rows[c] = tile.v[at / 16] + skipped + 16 * (column + c);
             soon[c] = last ? tile.v[0] + 16 * (column + C + c) : tile.v[at / 16 + 1] + 16 * (column + c);
         }
-        const std::int64_t line = column * 32 + at, quarter = queries.size / 2;
-        const T* ahead = next.v[line / quarter % 4] + line % quarter * 32;
+        // What was asked for before this, in rows of 32 numbers, of which a quarter of the tile has size / 2.
+        const std::int64_t asked = column * 32 + at, quarter = queries.size / 2;
+        const T* ahead = next.v[asked / quarter % kParts] + asked % quarter * 32;
         multiply<kTile, Ask>(sums, weights + at, rows, soon, ahead, tile.v_stride, end - at);
     }
 #pragma GCC unroll 8
@@ -154,24 +158,24 @@ void attend(const Queries& queries, const Tile<T>& tile, const Ahead<T>& next, s
     for (; column < columns; ++column) mix<R, 1, Ask>(queries, tile, next, column, from, to, scores);
 }
 
-// `count` queries that see keys [from, to), in even groups of at most kTogether.
+// The same for `count` of them, at most R.
+template <int R, bool Ask, class T>
+void attend_some(std::int64_t count, const Queries& queries, const Tile<T>& tile, const Ahead<T>& next,
+                 std::int64_t from, std::int64_t to) {
+    if constexpr (R > 1) {
+        if (count < R) return attend_some<R - 1, Ask>(count, queries, tile, next, from, to);
+    }
+    attend<R, Ask>(queries, tile, next, from, to);
+}
+
+// The same for any number, in even groups of at most kTogether.
 template <bool Ask, class T>
-void attend_all(const Queries& queries, std::int64_t count, const Tile<T>& tile, const Ahead<T>& next, std::int64_t from,
-                std::int64_t to) {
+void attend_all(std::int64_t count, const Queries& queries, const Tile<T>& tile, const Ahead<T>& next,
+                std::int64_t from, std::int64_t to) {
     const std::int64_t groups = (count + kTogether - 1) / kTogether;
     for (std::int64_t group = 0; group < groups; ++group) {
         const std::int64_t first = count * group / groups, last = count * (group + 1) / groups;
-        const Queries some = queries.from(first);
-        switch (last - first) {
-            case 1: attend<1, Ask>(some, tile, next, from, to); break;
-            case 2: attend<2, Ask>(some, tile, next, from, to); break;
-            case 3: attend<3, Ask>(some, tile, next, from, to); break;
-            case 4: attend<4, Ask>(some, tile, next, from, to); break;
-            case 5: attend<5, Ask>(some, tile, next, from, to); break;
-            case 6: attend<6, Ask>(some, tile, next, from, to); break;
-            case 7: attend<7, Ask>(some, tile, next, from, to); break;
-            default: attend<8, Ask>(some, tile, next, from, to); break;
-        }
+        attend_some<kTogether, Ask>(last - first, queries.from(first), tile, next, from, to);
     }
 }
 
@@ -183,23 +187,25 @@ inline std::int64_t first_seen(const SpanJob& job, std::int64_t position) {
     return job.window ? larger(0, position - job.window + 1) : 0;
 }
 
-// One tile whose first position is `start`. Queries of different tokens go together where all see all of it: a key that
-// one of them does not see must not meet it, since a weight of zero lets NaN and infinity through.
+// One tile, whose first position is `start`. Queries of different tokens go together where all see all of it: a key
+// that one of them does not see must not meet it, since a weight of zero lets NaN and infinity through.
 template <bool Ask, class T>
-void attend_tile(const SpanJob& job, const Queries& queries, std::int64_t start, const Tile<T>& tile, const Ahead<T>& next) {
+void attend_tile(const SpanJob& job, const Queries& queries, std::int64_t start, const Tile<T>& tile,
+                 const Ahead<T>& next) {
     const std::int64_t last = job.start + job.tokens - 1;
     if (first_seen(job, last) <= start && start + kTile <= job.start + 1) {
-        return attend_all<Ask>(queries, job.tokens * job.shared, tile, next, 0, kTile);
+        return attend_all<Ask>(job.tokens * job.shared, queries, tile, next, 0, kTile);
     }
     for (std::int64_t token = 0; token < job.tokens; ++token) {
         const std::int64_t position = job.start + token;
-        const std::int64_t from = larger(0, first_seen(job, position) - start), to = smaller(kTile, position + 1 - start);
-        if (from < to) attend_all<Ask>(queries.from(token * job.shared), job.shared, tile, next, from, to);
+        const std::int64_t from = larger(0, first_seen(job, position) - start);
+        const std::int64_t to = smaller(kTile, position + 1 - start);
+        if (from < to) attend_all<Ask>(job.shared, queries.from(token * job.shared), tile, next, from, to);
     }
 }
 
-// The span's tiles [low, high), `high` beyond the last key that any token sees. All heads of a tile come together, since
-// they lie side by side.
+// The span's tiles from the one of `low` on, up to `high`: beyond the last key that any token sees. All heads of a tile
+// come together, since they lie side by side.
 template <class T>
 void attend_in_place(const SpanJob& job, const Queries& queries, std::int64_t low, std::int64_t high) {
     Tile<T> tile = in_place<T>(job, low / kTile * kTile);
@@ -263,7 +269,9 @@ void span(const SpanJob& job, float* results, float* scratch) {
     for (std::int64_t query = 0; query < all_heads; ++query) {
         const Result result = result_at(results + query / count * result_floats(job.kv, count), job.kv, count);
         const std::int64_t at = query % count;
-        for (std::int64_t i = 0; i < width; i += 16) store(result.outputs + at * width + i, load(outputs + query * width + i));
+        for (std::int64_t i = 0; i < width; i += 16) {
+            store(result.outputs + at * width + i, load(outputs + query * width + i));
+        }
         result.largest[at] = largest[query];
         result.sums[at] = sum(load(lanes + query * 16));
     }

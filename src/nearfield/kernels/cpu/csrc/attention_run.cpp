@@ -184,20 +184,16 @@ void Attention::attend(const AttentionCall& call, const Task& task, int thread) 
     if (task.span >= 0) {
         return attend_span(call, block, task.head, task.last, task.span, floats_of(parts_) + task.part, scratch);
     }
-    for (std::int64_t i = 0; i < heads; ++i) kernels_.clear(result_at(totals + i * floats, call.kv, queries), queries, width);
+    const auto result = [&](float* data, std::int64_t i) { return result_at(data + i * floats, call.kv, queries); };
+    for (std::int64_t i = 0; i < heads; ++i) kernels_.clear(result(totals, i), queries, width);
     const std::int64_t step = queries <= kFew ? heads : 1;
     for (std::int64_t span = block.span; span < block.span + block.spans; ++span) {
         for (std::int64_t i = 0; i < heads; i += step) {
             attend_span(call, block, task.head + i, task.head + i + step, span, parts + i * floats, scratch);
         }
-        for (std::int64_t i = 0; i < heads; ++i) {
-            kernels_.merge(result_at(totals + i * floats, call.kv, queries), result_at(parts + i * floats, call.kv, queries),
-                           queries, width);
-        }
+        for (std::int64_t i = 0; i < heads; ++i) kernels_.merge(result(totals, i), result(parts, i), queries, width);
     }
-    for (std::int64_t i = 0; i < heads; ++i) {
-        finish(call, block, task.head + i, result_at(totals + i * floats, call.kv, queries));
-    }
+    for (std::int64_t i = 0; i < heads; ++i) finish(call, block, task.head + i, result(totals, i));
 }
 
 void Attention::join(const AttentionCall& call, const Task& task, int thread) {

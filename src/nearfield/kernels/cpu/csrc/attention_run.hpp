@@ -35,12 +35,12 @@ public:
     void run(const AttentionCall& call);
 
 private:
-    // Tokens of one row that attend together, and the positions before `end` that have pages; they see `spans` spans from `span` on.
+    // Tokens of one row that attend together. They see `spans` spans from `span` on; positions before `end` have pages.
     struct Block {
         const std::int64_t* pages;
         std::int64_t token, tokens, start, end, span, spans;
     };
-    // Heads [head, last) of K and V of a block: all spans; or one `span`, whose results go to `part` (in floats).
+    // Heads [head, last) of K and V of a block: all spans (-1), or one, whose results go to `part` (in floats).
     struct Task {
         std::size_t block;
         std::int64_t head, last, span, part;

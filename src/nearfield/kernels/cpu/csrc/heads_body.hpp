@@ -49,7 +49,9 @@ void prepare(const PrepareJob& job, std::int64_t first, std::int64_t last) {
         for (std::int64_t h = 0; h < job.heads; ++h, x += size) {
             float* q = job.q + ((h / shared * job.tokens + token) * shared + h % shared) * size;
             turn(job, token, x, job.q_norm, turned);
-            for (std::int64_t i = 0; i < size; i += 16) store(q + i, load(turned + i, size - i) * all(job.scale), size - i);
+            for (std::int64_t i = 0; i < size; i += 16) {
+                store(q + i, load(turned + i, size - i) * all(job.scale), size - i);
+            }
         }
         for (std::int64_t g = 0; g < job.kv.heads; ++g, x += size) {
             const float* v = x + job.kv.heads * size;

@@ -33,8 +33,8 @@ inline std::int64_t page_start(const SpanJob& job, std::int64_t position) {
     return (job.pages[position / job.kv.page] * job.kv.heads + job.head) * head_numbers(job.kv);
 }
 
-// The tile of the first head that begins at `start`, in the cache: pages of a multiple of 16, heads of a multiple of 16.
-// Parts beyond the last key are the one that has it.
+// The tile that begins at `start`, of the first head, in the cache: pages and head size are multiples of 16. Parts
+// beyond the last key are the one that has it.
 template <class T>
 inline Tile<T> in_place(const SpanJob& job, std::int64_t start) {
     const std::int64_t page = job.kv.page, size = job.kv.size;
@@ -59,13 +59,14 @@ inline Tile<T> of_head(const SpanJob& job, const Tile<T>& first, std::int64_t he
     return tile;
 }
 
-// Goes through all heads of a tile in the order of their addresses, a quarter of a head at a time: a page holds a head's
-// quarter (of 16 positions), two, or all four. Other pages are taken for the last kind: what is asked for is then another
-// tile's, soon or late.
+// Goes through all heads of a tile in the order of their addresses, a quarter of a head at a time: a page holds one
+// quarter (16 positions), two, or all four. In pages of other sizes what is asked for belongs to other tiles.
 class Walk {
 public:
     explicit Walk(const SpanJob& job)
-        : heads_(job.heads), numbers_(head_numbers(job.kv)), each_(job.kv.page == 16 ? 1 : job.kv.page == 32 ? 2 : kParts) {}
+        : heads_(job.heads),
+          numbers_(head_numbers(job.kv)),
+          each_(job.kv.page == 16 ? 1 : job.kv.page == 32 ? 2 : kParts) {}
 
     template <class T>
     Ahead<T> next(const Tile<T>& first) {

@@ -33,9 +33,9 @@ inline void store(float* p, Vec a, std::int64_t n) { _mm512_mask_storeu_ps(p, fi
 
 // bf16 is the upper half of a float.
 inline Vec widen(__m256i halves) {
-    const __m512i odd = _mm512_set_epi16(15, 0, 14, 0, 13, 0, 12, 0, 11, 0, 10, 0, 9, 0, 8, 0, 7, 0, 6, 0, 5, 0, 4, 0, 3, 0,
-                                         2, 0, 1, 0, 0, 0);
     // One instruction, where widening and a shift are two.
+    const __m512i odd = _mm512_set_epi16(15, 0, 14, 0, 13, 0, 12, 0, 11, 0, 10, 0, 9, 0, 8, 0, 7, 0, 6, 0, 5, 0, 4, 0, 3,
+                                         0, 2, 0, 1, 0, 0, 0);
     return {_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, odd, _mm512_castsi256_si512(halves)))};
 }
 inline Vec load(const std::uint16_t* p) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }

@@ -14,7 +14,7 @@ struct Vec {
     float v[16];
 };
 
-constexpr int kTogether = 4, kColumns = 1;
+constexpr int kTogether = 2, kColumns = 1;
 
 template <class Op>
 inline Vec each(const Op& op) {
