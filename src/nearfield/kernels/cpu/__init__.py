@@ -1,4 +1,4 @@
-"""The backend in C++: int8 and int4 weights at the machine's limit, with the same bits everywhere.
+"""The backend in C++: at the machine's limit, with the same bits everywhere.
 
 The numeric profile (csrc/quantize_body.hpp and csrc/job.hpp are its code): activations become int8 by
 `quantize`; products are summed in int32 exactly; each output has one float32 sum, to which the groups of
@@ -12,7 +12,10 @@ tokens come together.
 
 Dense weights (csrc/dense.hpp) are the profiles `cpu-fp32-v1` and `cpu-bf16-fma-v1`, again the same bits
 everywhere: one chain of fused multiply-adds an output, over ascending columns. Where the processor multiplies
-bf16 itself (vdpbf16ps) the profile is `cpu-bf16-dp-v1`: the same for any threads and tokens, on such machines.
+bf16 itself and quickly (vdpbf16ps on AMD's, AMX), the profile is `cpu-bf16-dp-v1` or `cpu-bf16-amx-v1`: the same
+for any threads and tokens, on such machines.
+
+Attention: csrc/attention.hpp. Norms and gates: csrc/rows_body.hpp. Choosing tokens: csrc/sample.cpp.
 
 `load` is the door; it says what is missing where the extension was not built.
 """
@@ -25,8 +28,8 @@ if TYPE_CHECKING:
     from nearfield.kernels.cpu.kernels import CpuKernels
 
 ISAS = ("amx", "avx512", "avx2", "scalar")
-FORMATS = ("int8", "int4")
-"""The weight formats that these kernels multiply by."""
+MOST_THREADS = 8
+"""For each CPU. More threads than CPUs only wait for each other; thousands would stall the machine."""
 
 
 def missing() -> str | None:
@@ -66,6 +69,8 @@ def load(threads: int | None = None, isa: str | None = None) -> "CpuKernels":
     if isa is not None and isa not in available:
         raise ConfigError(f"isa {isa!r} is not supported by this processor or build; "
                           f"it has {', '.join(available)}")
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads must be at least 1, not {threads}")
+    most = MOST_THREADS * usable_cpus()
+    if threads is not None and not 1 <= threads <= most:
+        raise ConfigError(f"threads must be 1 to {most}, {MOST_THREADS} for each CPU that this process may use, "
+                          f"not {threads}")
     return CpuKernels(_native.Runtime(threads or usable_cpus(), isa or available[0]))
