@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from nearfield.cli.options import add_dtype, add_kernels, add_model, count, size
+from nearfield.kernels.cpu import ISAS
 
 if TYPE_CHECKING:
     from nearfield.bench.workload import Subject
@@ -32,7 +33,7 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     """The options of the benches that measure the kernels and the machine, and --json."""
     parser.add_argument("--threads", metavar="N", type=count, default=None,
                         help="threads (default: the CPUs this process may use)")
-    parser.add_argument("--isa", choices=("avx512", "avx2", "scalar"), default=None,
+    parser.add_argument("--isa", choices=ISAS, default=None,
                         help="instruction set (default: the best here)")
     parser.add_argument("--rounds", metavar="N", type=count, default=5, help="medians of so many (default: 5)")
     parser.add_argument("--memory", metavar="SIZE", type=size, default=1 << 30,

@@ -42,7 +42,8 @@ def text(facts: dict[str, Any]) -> str:
         "tokenizer": facts["tokenizer"] or "none",
         "chat template": "yes" if facts["chat_template"] else "no",
         "KV cache": f"{format_bytes(kv)} a token in {dtype}; 1 GiB holds {2**30 // kv:,} tokens",
-        "would use": f"{dtype}, {used['threads']} threads, {used['backend']} backend",
+        "would use": f"{dtype}, {used['threads']} threads, {used['backend']} backend, "
+                     f"profile {used['profile'] or 'none'}",
         **{f"  {name}": function for name, function in used["ops"].items()},
     }
     width = max(map(len, rows)) + 2

@@ -5,6 +5,7 @@ from typing import Any
 
 from nearfield.core.config import DTYPES, WEIGHTS, EngineConfig, parse_bytes
 from nearfield.core.errors import ConfigError
+from nearfield.kernels.cpu import ISAS
 
 
 def count(text: str) -> int:
@@ -63,7 +64,7 @@ def add_kernels(parser: argparse.ArgumentParser) -> None:
                         help="quantise at load to int8 (w8) or int4 (w4) (default: as the folder stores them)")
     parser.add_argument("--group", type=int, choices=(32, 64, 128),
                         help="columns that share a scale (default: a whole row in w8, 64 in w4)")
-    parser.add_argument("--isa", help="C++ kernels of this instruction set: avx512, avx2, scalar (default: the best)")
+    parser.add_argument("--isa", help=f"C++ kernels of this instruction set: {', '.join(ISAS)} (default: the best)")
     parser.add_argument("--threads", metavar="N", type=count,
                         help="threads of the C++ kernels (default: the CPUs this process may use)")
 
