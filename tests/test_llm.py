@@ -122,3 +122,8 @@ def test_ids_alone_need_no_tokenizer(pocket: Path, tmp_path: Path, llm: LLM) -> 
         bare.generate(ids, replace(SHORT, stop=("x",)))
     with pytest.raises(ModelError, match="no tokenizer"):
         LLM(tmp_path, kv_memory="16MiB")
+
+
+def test_a_list_of_params_is_refused(llm: LLM) -> None:
+    with pytest.raises(InvalidRequestError, match="one SamplingParams for all prompts"):
+        llm.generate(["a", "b"], [SHORT, SHORT])  # type: ignore[arg-type]

@@ -79,6 +79,9 @@ class LLM:
         All prompts are batched together. Without `params`, the sampling that the model's authors
         recommend (generation_config.json). A bar shows on long work, on a terminal.
         """
+        if params is not None and not isinstance(params, SamplingParams):
+            raise InvalidRequestError("params is one SamplingParams for all prompts; call generate for each kind",
+                                      "params")
         ids = [self.encode(p) if isinstance(p, str) else tuple(map(int, p)) for p in _listed(prompts)]
         return self._complete(ids, params or self.loaded.generation.params(), progress)
 

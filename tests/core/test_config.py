@@ -28,7 +28,8 @@ def test_sizes_for_people() -> None:
 @pytest.mark.parametrize("change", [
     {"dtype": "int3"}, {"kv_memory": 0}, {"page_size": 0}, {"max_seqs": -1}, {"max_step_tokens": 0},
     {"max_waiting": 0}, {"max_context": 0},
-    {"max_seqs": "8"}, {"max_seqs": True}, {"max_context": 1.5}])
+    {"max_seqs": "8"}, {"max_seqs": True}, {"max_context": 1.5}, {"threads": "2"}, {"threads": 1.5},
+    {"group": 64}, {"group": 32, "weights": "dense"}])
 def test_bad_options_are_named(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(change))):
         EngineConfig(**change)

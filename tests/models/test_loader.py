@@ -203,3 +203,10 @@ def test_nothing_of_a_folder_is_run(tmp_path: Path) -> None:
     (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
     load(tmp_path)
     assert load_file(tmp_path / "model.safetensors")
+
+
+def test_the_pocket_model_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_model("pocket") == find_model(None)
+    (tmp_path / "pocket").mkdir()
+    assert find_model("pocket") == Path("pocket")   # a folder of one's own comes first

@@ -11,6 +11,18 @@ if TYPE_CHECKING:
     from nearfield.bench.workload import Subject
 
 
+_LEAST = 64 << 20
+"""Bytes: what fits the caches says nothing of memory."""
+
+
+def _enough(text: str) -> int:
+    """A size, and not one that a cache would hold."""
+    value = size(text)
+    if value < _LEAST:
+        raise argparse.ArgumentTypeError(f"{text} would be read from the caches; give at least {_LEAST >> 20}MiB")
+    return value
+
+
 def add_subject(parser: argparse.ArgumentParser) -> None:
     """The options that `subject` reads, and --json."""
     add_model(parser)
@@ -36,7 +48,7 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--isa", choices=ISAS, default=None,
                         help="instruction set (default: the best here)")
     parser.add_argument("--rounds", metavar="N", type=count, default=5, help="medians of so many (default: 5)")
-    parser.add_argument("--memory", metavar="SIZE", type=size, default=1 << 30,
+    parser.add_argument("--memory", metavar="SIZE", type=_enough, default=1 << 30,
                         help="weights, and memory to read: several times the caches (default: 1GiB)")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
 

@@ -85,7 +85,7 @@ def add_sampling(parser: argparse.ArgumentParser, max_tokens: int) -> None:
                         help="sample among the likeliest that add up to P")
     parser.add_argument("--top-k", metavar="K", type=int, help="sample among the K likeliest")
     parser.add_argument("--seed", metavar="N", type=int,
-                        help="the same seed gives the same answer (but for rounding: exactly so in fp32)")
+                        help="the same seed gives the same answer")
 
 
 def sampling_options(args: argparse.Namespace) -> dict[str, Any]:

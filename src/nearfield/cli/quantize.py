@@ -30,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
     from nearfield.models.loader import find_model
 
     if args.format == "w8" and args.group is not None:
-        raise ConfigError("--group is of w4; w8 has one scale a row: leave it out")
+        raise ConfigError("--group is of w4: a w8 folder has one scale a row, as other engines read it; leave it out. "
+                          "Groups in int8 are for serving: --weights w8 --group, on the dense folder")
     target = Target(args.format, args.group or 64)
     source = find_model(args.model)
     with tqdm(desc="quantising", unit="tensor", disable=None, leave=False) as bar:   # shown on a terminal only

@@ -45,6 +45,11 @@ class EngineConfig:
             raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         if self.weights is not None and self.weights not in WEIGHTS:
             raise ConfigError(f"weights must be one of {', '.join(WEIGHTS)}, got {self.weights!r}")
+        if self.group is not None and self.weights not in ("w8", "w4"):
+            raise ConfigError("group says how many columns of w8 or w4 weights share a scale: give weights too "
+                              "(--weights w8 or w4), or leave it out")
+        if self.threads is not None:
+            _check_count("threads", self.threads)
         for name in ("kv_memory", "page_size", "max_seqs", "max_step_tokens", "max_waiting"):
             _check_count(name, getattr(self, name))
         if self.max_context is not None:

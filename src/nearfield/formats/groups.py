@@ -10,7 +10,7 @@ GROUPS = (32, 64, 128)
 def check_group(group: int) -> int:
     """`group`, or ConfigError where it is not one of GROUPS."""
     if group not in GROUPS:
-        raise ConfigError(f"group must be one of {', '.join(map(str, GROUPS))}, got {group}")
+        raise ConfigError(f"group must be one of {', '.join(map(str, GROUPS))}, got {group!r}")
     return group
 
 

@@ -29,6 +29,10 @@ _UNWANTED = ["consolidated*", "*/*"]
 """Second copies of the weights in other forms, which many repositories hold."""
 
 
+POCKET = "pocket"
+"""The name of the model that ships with the package, where no folder here has it."""
+
+
 def pocket_folder() -> Path:
     """The folder of the small model that ships with the package."""
     return Path(str(files("nearfield") / "assets" / "pocket"))
@@ -40,7 +44,7 @@ def find_model(model: str | Path | None) -> Path:
     A hub id ("owner/name") is looked up in the hub's local cache and fetched where that is allowed
     (HF_HUB_OFFLINE and HF_HOME are respected). Raises ModelError.
     """
-    if model is None:
+    if model is None or (str(model) == POCKET and not Path(POCKET).is_dir()):
         return pocket_folder()
     if not str(model):
         raise ModelError("the model's name is empty; give a folder or a hub id, or leave it out for the pocket model")

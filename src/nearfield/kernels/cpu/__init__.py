@@ -73,4 +73,8 @@ def load(threads: int | None = None, isa: str | None = None) -> "CpuKernels":
     if threads is not None and not 1 <= threads <= most:
         raise ConfigError(f"threads must be 1 to {most}, {MOST_THREADS} for each CPU that this process may use, "
                           f"not {threads}")
-    return CpuKernels(_native.Runtime(threads or usable_cpus(), isa or available[0]))
+    count = threads or usable_cpus()
+    try:
+        return CpuKernels(_native.Runtime(count, isa or available[0]))
+    except RuntimeError as error:
+        raise ConfigError(f"{count} threads cannot be started here ({error}); ask for fewer with --threads") from None
