@@ -49,7 +49,7 @@ def test_info_tells_the_format_and_the_bytes(
     (["--format", "w88"], "argument --format: unknown 'w88' (did you mean 'w8'?); it is one of w8, w4"),
     (["--format", "w4", "--method", "rnt"], "unknown 'rnt' (did you mean 'rtn'?); it is one of rtn"),
     (["--format", "w4", "--group", "48"], "--group"),
-    (["--format", "w8", "--group", "64"], "--group is of w4; w8 has one scale a row: leave it out"),
+    (["--format", "w8", "--group", "64"], "--group is of w4: a w8 folder has one scale a row"),
     ([], "--format"),
     (["--format", "w4", "--grup", "64"], "unknown option '--grup' (did you mean '--group'?)"),
 ])
