@@ -73,8 +73,8 @@ struct DenseCase {
     std::vector<float> run_alone(const DenseKernels& table) const {
         Runtime plain(1, "scalar");
         const PackedWeights weights = packed(plain);
-        const std::int64_t words = lines_of(weights.view) * table.words;
-        const int width = m == 1 ? 1 : kPanel;
+        const std::int64_t words = words_of(weights.view, table);
+        const int width = m == 1 ? 1 : table.panel;
         std::vector<float> panels(static_cast<std::size_t>((m + width - 1) / width * width * words));
         const Piece scratch = plain.arena().take(kScratch);
         std::vector<float> y(static_cast<std::size_t>(m * n));

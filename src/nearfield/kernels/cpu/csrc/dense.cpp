@@ -17,7 +17,7 @@ const DenseKernels& dense_kernels(const Kernels& kernels, Codes codes) {
 
 Panels room_for_panels(Runtime& runtime, const Weights& w, std::int64_t m) {
     const DenseKernels& kernels = dense_kernels(runtime.kernels(), w.codes);
-    const std::int64_t needed = (lines_of(w) * kernels.words + kTileLines - 1) / kTileLines * kTileLines;
+    const std::int64_t needed = words_of(w, kernels);
     const std::int64_t words = kernels.panel == 1 || needed % kCollide ? needed : needed + kApart;
     const int width = m == 1 ? 1 : kernels.panel;
     const std::int64_t padded = (m + width - 1) / width * width;

@@ -60,6 +60,11 @@ constexpr int kLine = 64;
 // Lines of a block that hold columns; bf16 is filled up with zeros to whole tiles of 16.
 static inline std::int64_t lines_of(const Weights& w) { return w.codes == Codes::bf16 ? (w.k + 1) / 2 : w.k; }
 
+// Words of a token: those of all lines, filled up to a tile's.
+static inline std::int64_t words_of(const Weights& w, const DenseKernels& kernels) {
+    return (lines_of(w) * kernels.words + kTileLines - 1) / kTileLines * kTileLines;
+}
+
 extern const DenseKernels scalar_fp32, scalar_bf16;
 #ifdef NEARFIELD_X86
 extern const DenseKernels avx2_fp32, avx2_bf16, avx512_fp32, avx512_bf16;
