@@ -1,0 +1,1 @@
+"""Receipts: what a response was computed from, so that anyone with the model can compute it again, bit for bit."""
