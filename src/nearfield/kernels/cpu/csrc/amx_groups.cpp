@@ -1,0 +1,196 @@
+// Weights in groups of columns with scales of their own, 4 or 8 bits, on AMX. Codes are opened to signed bytes less
+// their zero points, so that the tiles' sums are whole; each group ends in a float step for every output. That step is
+// done for some tokens while the tiles multiply the next: it takes as long as the products.
+#include "vec_avx512.hpp"
+
+#include "amx.hpp"
+#include "avx512_steps.hpp"
+#include "math_body.hpp"
+
+namespace nearfield {
+namespace {
+
+constexpr std::int64_t kChunk = 256;  // columns opened at once; a multiple of every group
+constexpr std::int64_t kMost = kChunk / kTileColumns;  // groups of a chunk at most
+constexpr std::int64_t kAheadOf = 8 << 10;  // bytes of each block that are asked for ahead
+
+using Scales = float[kMost][2][kRows];  // by group, then block
+
+struct Workspace {
+    alignas(64) std::uint8_t codes[2][kChunk * kRows];
+    alignas(64) Scales scales[2];  // of the chunk that is multiplied, and of the one whose sums end meanwhile
+    Dots dots[2][kMost];
+    alignas(64) float sums[kTiledSlab][2][kRows];
+};
+static_assert(sizeof(Workspace) <= kScratch, "a thread's scratch memory holds the workspace");
+
+// Two blocks of rows, `row` and `second` the first of each; without a second one, the first stands in.
+struct Pair {
+    const std::uint8_t* data[2];
+    std::int64_t row, second;
+    int blocks;
+};
+
+template <int Bits>
+inline void open_signed(const std::uint8_t* from, std::int64_t columns, __m512i zeros, std::uint8_t* to) {
+    const __m512i low = _mm512_set1_epi8(15);
+    for (std::int64_t k = 0; k < columns; k += 8, to += 128) {
+        __m512i even, odd;
+        if (Bits == 4) {
+            const __m512i both = load(from);
+            __builtin_prefetch(from + kAheadOf, 0, 2);
+            even = _mm512_and_si512(both, low);
+            odd = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+            from += 64;
+        } else {
+            even = load(from);
+            odd = load(from + 64);
+            __builtin_prefetch(from + kAheadOf, 0, 2);
+            __builtin_prefetch(from + kAheadOf + 64, 0, 2);
+            from += 128;
+        }
+        _mm512_store_si512(to, _mm512_sub_epi8(even, zeros));
+        _mm512_store_si512(to + 64, _mm512_sub_epi8(odd, zeros));
+    }
+}
+
+// Scales of group g of a block, and its codes as signed bytes.
+void open_group(const Weights& w, const std::uint8_t* block, std::int64_t g, std::uint8_t* codes, float* scales) {
+    const std::size_t bytes = code_bytes(w);
+    const bool second = g % 2, alone = !second && g + 1 == groups_of(w);
+    const std::uint8_t* pair = block + static_cast<std::size_t>(g / 2) * pair_bytes(w);
+    const std::uint8_t* tail = pair + (alone ? 1 : 2) * bytes + (second ? 32 : 0);
+    const std::uint8_t* from = pair + (second ? bytes : 0);
+    if (w.codes == Codes::int8) {
+        open_signed<8>(from, w.group, _mm512_set1_epi8(-128), codes);
+    } else if (w.zeros) {
+        open_signed<4>(from, w.group, _mm512_mullo_epi32(zeros_at(tail + 64), _mm512_set1_epi32(0x01010101)), codes);
+    } else {
+        open_signed<4>(from, w.group, _mm512_set1_epi8(8), codes);
+    }
+    _mm512_store_ps(scales, w.scale == Scale::f16 ? scales_at<Scale::f16>(tail) : scales_at<Scale::bf16>(tail));
+}
+
+// Groups [first, last) of all: what a chunk has.
+struct Span {
+    std::int64_t first, last, all;
+};
+
+// The groups' sums of a pair by some tokens, on their way to the float sums, and at last to y.
+class Ending {
+public:
+    Ending(const LinearJob& job, const Pair& pair, float (*sums)[2][kRows]) : job_(job), pair_(pair), sums_(sums) {}
+
+    // Of tokens [token, last), whose float sums begin at `place`.
+    void take(const Dots* dots, const Scales& scales, const Span& span, std::int64_t token, std::int64_t last,
+              std::int64_t place) {
+        dots_ = dots;
+        scales_ = &scales;
+        span_ = span;
+        first_ = token_ = token;
+        last_ = last;
+        place_ = place;
+    }
+
+    void some(std::int64_t tokens) {
+        for (; tokens > 0 && token_ < last_; --tokens, ++token_) one();
+    }
+
+    void rest() { some(last_ - token_); }
+
+private:
+    void one() {
+        const std::int64_t t = token_ - first_;
+        const float* acts = job_.acts.scales + token_ * span_.all + span_.first;
+        float(*sums)[kRows] = sums_[place_ + t];
+        __m512 first = span_.first ? _mm512_load_ps(sums[0]) : _mm512_setzero_ps();
+        __m512 second = span_.first ? _mm512_load_ps(sums[1]) : _mm512_setzero_ps();
+        for (std::int64_t at = 0; at < span_.last - span_.first; ++at) {
+            const auto& dots = dots_[at].of[t / kTileTokens];
+            const float* scales = (*scales_)[at][0];
+            first = add_group(first, _mm512_load_si512(dots[0][t % kTileTokens]), _mm512_load_ps(scales), acts[at]);
+            second = add_group(second, _mm512_load_si512(dots[1][t % kTileTokens]), _mm512_load_ps(scales + kRows), acts[at]);
+        }
+        if (span_.last == span_.all) return end(first, second);
+        _mm512_store_ps(sums[0], first);
+        _mm512_store_ps(sums[1], second);
+    }
+
+    void end(__m512 first, __m512 second) {
+        if (job_.gated) {
+            if (job_.bias) first = _mm512_add_ps(first, _mm512_loadu_ps(job_.bias + pair_.row));
+            if (job_.bias) second = _mm512_add_ps(second, _mm512_loadu_ps(job_.bias + pair_.second));
+            return nearfield::store(job_.y + token_ * job_.y_stride + pair_.row, silu(Vec{first}) * Vec{second});
+        }
+        nearfield::store(job_, pair_.row, token_, first);
+        if (pair_.blocks == 2) nearfield::store(job_, pair_.second, token_, second);
+    }
+
+    const LinearJob& job_;
+    const Pair& pair_;
+    float (*sums_)[2][kRows];
+    const Dots* dots_ = nullptr;
+    const Scales* scales_ = nullptr;
+    Span span_{};
+    std::int64_t first_ = 0, token_ = 0, last_ = 0, place_ = 0;
+};
+
+// The products of a chunk's groups by T tiles of tokens, and meanwhile the ending of others.
+template <int T>
+void multiply_groups(const Factors& factors, std::int64_t group, std::int64_t count, Dots* dots, Ending& ending) {
+    constexpr std::int64_t tokens = kTokens / kMost;
+    for (std::int64_t at = 0; at < count; ++at) {
+        begin<T>(nullptr);
+        for (std::int64_t column = at * group; column < (at + 1) * group; column += kTileColumns) {
+            multiply<T, true>(factors.at(column));
+            ending.some(tokens);
+        }
+        leave<T>(dots[at]);
+    }
+}
+
+void pair_of(const LinearJob& job, const Pair& pair, const Part& part, Workspace& space) {
+    const Weights& w = job.weights;
+    const Acts& acts = job.acts;
+    const std::int64_t all = groups_of(w), together = kChunk / w.group;
+    Ending ending(job, pair, space.sums);
+    int turn = 0, side = 0;
+    for (std::int64_t group = 0; group < all; group += together, side ^= 1) {
+        const Span span{group, group + together < all ? group + together : all, all};
+        for (int r = 0; r < 2; ++r) {
+            for (std::int64_t g = span.first; g < span.last; ++g) {
+                const std::int64_t at = g - span.first;
+                open_group(w, pair.data[r], g, space.codes[r] + at * w.group * kRows, space.scales[side][at][r]);
+            }
+        }
+        for (std::int64_t token = part.token_first; token < part.token_last; token += kTokens, turn ^= 1) {
+            const std::int64_t left = part.token_last - token;
+            const Factors factors{acts.codes + token * acts.k + group * w.group, acts.k, {space.codes[0], space.codes[1]}};
+            if (left > kTileTokens) {
+                multiply_groups<2>(factors, w.group, span.last - span.first, space.dots[turn], ending);
+            } else {
+                multiply_groups<1>(factors, w.group, span.last - span.first, space.dots[turn], ending);
+            }
+            ending.rest();
+            ending.take(space.dots[turn], space.scales[side], span, token, token + (left < kTokens ? left : kTokens),
+                        token - part.token_first);
+        }
+    }
+    ending.rest();
+}
+
+}  // namespace
+
+void amx_linear_groups(const LinearJob& job, const Part& part, std::uint8_t* scratch) {
+    const Weights& w = job.weights;
+    Workspace& space = *reinterpret_cast<Workspace*>(scratch);
+    const std::int64_t apart = job.gated ? blocks_of(w) / 2 : 1, across = job.gated ? 1 : 2;
+    const auto data = [&](std::int64_t block) { return w.data + static_cast<std::size_t>(block) * w.block_bytes; };
+    for (std::int64_t block = part.block_first; block < part.block_last; block += across) {
+        const int blocks = job.gated || part.block_last - block >= 2 ? 2 : 1;
+        const std::int64_t second = blocks == 2 ? block + apart : block;
+        pair_of(job, {{data(block), data(second)}, block * kRows, second * kRows, blocks}, part, space);
+    }
+}
+
+}  // namespace nearfield
