@@ -28,6 +28,24 @@ inline void configure(int tokens) {
     __asm__ volatile("ldtilecfg %0" : : "m"(config));
 }
 
+// Two blocks of rows, `row` and `second` the first of each; without a second one, the first stands in.
+struct Pair {
+    const std::uint8_t* data[2];
+    std::int64_t row, second;
+    int blocks;
+};
+
+// Blocks from one pair to the next. Gated, a pair is a block of gates and the block of what they gate.
+inline std::int64_t across(const LinearJob& job) { return job.gated ? 1 : 2; }
+
+inline Pair pair_at(const LinearJob& job, std::int64_t block, std::int64_t last) {
+    const Weights& w = job.weights;
+    const int blocks = job.gated || last - block >= 2 ? 2 : 1;
+    const std::int64_t second = job.gated ? block + blocks_of(w) / 2 : block + blocks - 1;
+    const auto data = [&](std::int64_t at) { return w.data + static_cast<std::size_t>(at) * w.block_bytes; };
+    return {{data(block), data(second)}, block * kRows, second * kRows, blocks};
+}
+
 // int32 sums of two blocks of rows by two tiles of tokens.
 struct alignas(64) Dots {
     std::int32_t of[2][2][kTileTokens][kRows];  // by tile of tokens, then block

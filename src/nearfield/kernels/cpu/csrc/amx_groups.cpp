@@ -10,7 +10,8 @@
 namespace nearfield {
 namespace {
 
-constexpr std::int64_t kChunk = 256;  // columns opened at once; a multiple of every group
+constexpr std::int64_t kChunk = 128;  // columns opened at once; a multiple of every group. More sums leave the L1 cache
+constexpr std::int64_t kNear = 64;    // tokens whose float sums stay there as well
 constexpr std::int64_t kMost = kChunk / kTileColumns;  // groups of a chunk at most
 constexpr std::int64_t kAheadOf = 8 << 10;  // bytes of each block that are asked for ahead
 
@@ -20,16 +21,10 @@ struct Workspace {
     alignas(64) std::uint8_t codes[2][kChunk * kRows];
     alignas(64) Scales scales[2];  // of the chunk that is multiplied, and of the one whose sums end meanwhile
     Dots dots[2][kMost];
-    alignas(64) float sums[kTiledSlab][2][kRows];
+    alignas(64) float sums[kNear][2][kRows];
 };
 static_assert(sizeof(Workspace) <= kScratch, "a thread's scratch memory holds the workspace");
 
-// Two blocks of rows, `row` and `second` the first of each; without a second one, the first stands in.
-struct Pair {
-    const std::uint8_t* data[2];
-    std::int64_t row, second;
-    int blocks;
-};
 
 template <int Bits>
 inline void open_signed(const std::uint8_t* from, std::int64_t columns, __m512i zeros, std::uint8_t* to) {
@@ -87,43 +82,65 @@ public:
         dots_ = dots;
         scales_ = &scales;
         span_ = span;
-        first_ = token_ = token;
+        token_ = token;
         last_ = last;
         place_ = place;
+        tile_ = 0;
     }
 
-    void some(std::int64_t tokens) {
-        for (; tokens > 0 && token_ < last_; --tokens, ++token_) one();
+    // One tile of tokens.
+    void tile() {
+        if (token_ >= last_) return;
+        const std::int64_t count = last_ - token_ < kTileTokens ? last_ - token_ : kTileTokens;
+        span_.last - span_.first == 2 ? add<2>(count) : add<1>(count);
+        if (span_.last == span_.all) end(count);
+        token_ += count;
+        place_ += count;
+        tile_ += 1;
     }
 
-    void rest() { some(last_ - token_); }
+    void rest() {
+        while (token_ < last_) tile();
+    }
 
 private:
-    void one() {
-        const std::int64_t t = token_ - first_;
+    template <int G>
+    void add(std::int64_t count) {
         const float* acts = job_.acts.scales + token_ * span_.all + span_.first;
-        float(*sums)[kRows] = sums_[place_ + t];
-        __m512 first = span_.first ? _mm512_load_ps(sums[0]) : _mm512_setzero_ps();
-        __m512 second = span_.first ? _mm512_load_ps(sums[1]) : _mm512_setzero_ps();
-        for (std::int64_t at = 0; at < span_.last - span_.first; ++at) {
-            const auto& dots = dots_[at].of[t / kTileTokens];
-            const float* scales = (*scales_)[at][0];
-            first = add_group(first, _mm512_load_si512(dots[0][t % kTileTokens]), _mm512_load_ps(scales), acts[at]);
-            second = add_group(second, _mm512_load_si512(dots[1][t % kTileTokens]), _mm512_load_ps(scales + kRows), acts[at]);
+        const std::int32_t* dots = dots_->of[tile_][0][0];
+        constexpr std::int64_t group = sizeof(Dots) / sizeof(std::int32_t), block = kTileTokens * kRows;
+        float* sums = sums_[place_][0];
+        __m512 scales[G][2];
+#pragma GCC unroll 2
+        for (int g = 0; g < G; ++g) {
+            scales[g][0] = _mm512_load_ps((*scales_)[g][0]);
+            scales[g][1] = _mm512_load_ps((*scales_)[g][1]);
         }
-        if (span_.last == span_.all) return end(first, second);
-        _mm512_store_ps(sums[0], first);
-        _mm512_store_ps(sums[1], second);
+        const __mmask16 kept = span_.first ? 0xffff : 0;
+        for (std::int64_t t = 0; t < count; ++t, acts += span_.all, dots += kRows, sums += 2 * kRows) {
+            __m512 first = _mm512_maskz_load_ps(kept, sums), second = _mm512_maskz_load_ps(kept, sums + kRows);
+#pragma GCC unroll 2
+            for (int g = 0; g < G; ++g) {
+                first = add_group(first, _mm512_load_si512(dots + g * group), scales[g][0], acts[g]);
+                second = add_group(second, _mm512_load_si512(dots + g * group + block), scales[g][1], acts[g]);
+            }
+            _mm512_store_ps(sums, first);
+            _mm512_store_ps(sums + kRows, second);
+        }
     }
 
-    void end(__m512 first, __m512 second) {
-        if (job_.gated) {
-            if (job_.bias) first = _mm512_add_ps(first, _mm512_loadu_ps(job_.bias + pair_.row));
-            if (job_.bias) second = _mm512_add_ps(second, _mm512_loadu_ps(job_.bias + pair_.second));
-            return nearfield::store(job_.y + token_ * job_.y_stride + pair_.row, silu(Vec{first}) * Vec{second});
+    void end(std::int64_t count) {
+        for (std::int64_t t = 0; t < count; ++t) {
+            __m512 first = _mm512_load_ps(sums_[place_ + t][0]), second = _mm512_load_ps(sums_[place_ + t][1]);
+            if (job_.gated) {
+                if (job_.bias) first = _mm512_add_ps(first, _mm512_loadu_ps(job_.bias + pair_.row));
+                if (job_.bias) second = _mm512_add_ps(second, _mm512_loadu_ps(job_.bias + pair_.second));
+                nearfield::store(job_.y + (token_ + t) * job_.y_stride + pair_.row, silu(Vec{first}) * Vec{second});
+                continue;
+            }
+            nearfield::store(job_, pair_.row, token_ + t, first);
+            if (pair_.blocks == 2) nearfield::store(job_, pair_.second, token_ + t, second);
         }
-        nearfield::store(job_, pair_.row, token_, first);
-        if (pair_.blocks == 2) nearfield::store(job_, pair_.second, token_, second);
     }
 
     const LinearJob& job_;
@@ -132,24 +149,25 @@ private:
     const Dots* dots_ = nullptr;
     const Scales* scales_ = nullptr;
     Span span_{};
-    std::int64_t first_ = 0, token_ = 0, last_ = 0, place_ = 0;
+    std::int64_t token_ = 0, last_ = 0, place_ = 0;
+    int tile_ = 0;
 };
 
 // The products of a chunk's groups by T tiles of tokens, and meanwhile the ending of others.
 template <int T>
 void multiply_groups(const Factors& factors, std::int64_t group, std::int64_t count, Dots* dots, Ending& ending) {
-    constexpr std::int64_t tokens = kTokens / kMost;
     for (std::int64_t at = 0; at < count; ++at) {
         begin<T>(nullptr);
         for (std::int64_t column = at * group; column < (at + 1) * group; column += kTileColumns) {
             multiply<T, true>(factors.at(column));
-            ending.some(tokens);
+            ending.tile();
         }
         leave<T>(dots[at]);
     }
 }
 
-void pair_of(const LinearJob& job, const Pair& pair, const Part& part, Workspace& space) {
+// Tokens [first, last), at most kNear.
+void pair_of(const LinearJob& job, const Pair& pair, std::int64_t first, std::int64_t last, Workspace& space) {
     const Weights& w = job.weights;
     const Acts& acts = job.acts;
     const std::int64_t all = groups_of(w), together = kChunk / w.group;
@@ -163,8 +181,8 @@ void pair_of(const LinearJob& job, const Pair& pair, const Part& part, Workspace
                 open_group(w, pair.data[r], g, space.codes[r] + at * w.group * kRows, space.scales[side][at][r]);
             }
         }
-        for (std::int64_t token = part.token_first; token < part.token_last; token += kTokens, turn ^= 1) {
-            const std::int64_t left = part.token_last - token;
+        for (std::int64_t token = first; token < last; token += kTokens, turn ^= 1) {
+            const std::int64_t left = last - token;
             const Factors factors{acts.codes + token * acts.k + group * w.group, acts.k, {space.codes[0], space.codes[1]}};
             if (left > kTileTokens) {
                 multiply_groups<2>(factors, w.group, span.last - span.first, space.dots[turn], ending);
@@ -173,7 +191,7 @@ void pair_of(const LinearJob& job, const Pair& pair, const Part& part, Workspace
             }
             ending.rest();
             ending.take(space.dots[turn], space.scales[side], span, token, token + (left < kTokens ? left : kTokens),
-                        token - part.token_first);
+                        token - first);
         }
     }
     ending.rest();
@@ -182,14 +200,12 @@ void pair_of(const LinearJob& job, const Pair& pair, const Part& part, Workspace
 }  // namespace
 
 void amx_linear_groups(const LinearJob& job, const Part& part, std::uint8_t* scratch) {
-    const Weights& w = job.weights;
     Workspace& space = *reinterpret_cast<Workspace*>(scratch);
-    const std::int64_t apart = job.gated ? blocks_of(w) / 2 : 1, across = job.gated ? 1 : 2;
-    const auto data = [&](std::int64_t block) { return w.data + static_cast<std::size_t>(block) * w.block_bytes; };
-    for (std::int64_t block = part.block_first; block < part.block_last; block += across) {
-        const int blocks = job.gated || part.block_last - block >= 2 ? 2 : 1;
-        const std::int64_t second = blocks == 2 ? block + apart : block;
-        pair_of(job, {{data(block), data(second)}, block * kRows, second * kRows, blocks}, part, space);
+    for (std::int64_t block = part.block_first; block < part.block_last; block += across(job)) {
+        const Pair pair = pair_at(job, block, part.block_last);
+        for (std::int64_t token = part.token_first; token < part.token_last; token += kNear) {
+            pair_of(job, pair, token, token + kNear < part.token_last ? token + kNear : part.token_last, space);
+        }
     }
 }
 

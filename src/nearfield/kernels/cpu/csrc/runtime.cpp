@@ -186,7 +186,7 @@ std::uint8_t* Runtime::room(std::size_t bytes) {
 }
 
 bool Runtime::tiled(const Weights& w, std::int64_t m) const {
-    return m >= kernels_->tiled_from && w.group % kTileColumns == 0 && (scaled_by_row(w) || m >= 24);
+    return m >= kernels_->tiled_from && w.group % kTileColumns == 0;
 }
 
 bool Runtime::ends_in_gate(const Weights& w, std::int64_t m) const {
