@@ -64,8 +64,9 @@ inline void score(const Queries& queries, const Tile<T>& tile, const Ahead<T>& n
         for (int r = 0; r < R; ++r) sums[r][c] = zeros();
     }
     if (Ask) {
-        multiply<kQueryStride, Ask>(sums, queries.q, rows, later, next.k[part / 2 * 2], tile.k_stride, half);
-        multiply<kQueryStride, Ask>(sums, queries.q + half, later, after, next.k[part / 2 * 2 + 1], tile.k_stride, half);
+        const T* const* ahead = next.k + part / 2 * 2;
+        multiply<kQueryStride, Ask>(sums, queries.q, rows, later, ahead[0], tile.k_stride, half);
+        multiply<kQueryStride, Ask>(sums, queries.q + half, later, after, ahead[1], tile.k_stride, half);
     } else {
         multiply<kQueryStride, Ask>(sums, queries.q, rows, rows, rows[0], tile.k_stride, queries.size);
     }
@@ -92,8 +93,8 @@ inline float highest(std::int64_t from, std::int64_t to, float* scores) {
     return largest(best);
 }
 
-// The largest scores of R queries so far, and what they have is to be multiplied by: one where the tile's are not larger.
-// No branch: which tile has a larger one can not be foretold, and a product with one is exact.
+// The largest scores of R queries so far, and what their sums and outputs are to be multiplied by: one where the tile's
+// are not larger. No branch: it could not be foretold, and a product with one is exact.
 template <int R>
 inline void raise(const Queries& queries, std::int64_t from, std::int64_t to, float* scores, float* less) {
     alignas(64) float tops[16];

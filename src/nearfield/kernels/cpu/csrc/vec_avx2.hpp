@@ -130,7 +130,7 @@ inline __m256 power_of_two(__m256 n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
 }
 inline Vec scale_unless_less(Vec a, Vec b, Vec p, Vec n) {
-    return where_less(a, b, zeros(), {_mm256_mul_ps(p.low, power_of_two(n.low)), _mm256_mul_ps(p.high, power_of_two(n.high))});
+    return where_less(a, b, zeros(), p * Vec{power_of_two(n.low), power_of_two(n.high)});
 }
 
 inline float sum(Vec a) {
