@@ -164,6 +164,9 @@ void attend(const Queries& queries, const Tile<T>& tile, const Ahead<T>& next, s
     for (; column + C <= columns; column += C) {
         mix<R, C, Ask>(queries, tile, next, column, from, to, less, scores);
     }
+    for (; C > 2 && column + 2 <= columns; column += 2) {
+        mix<R, 2, Ask>(queries, tile, next, column, from, to, less, scores);
+    }
     for (; column < columns; ++column) mix<R, 1, Ask>(queries, tile, next, column, from, to, less, scores);
 }
 
@@ -177,16 +180,26 @@ void attend_some(std::int64_t count, const Queries& queries, const Tile<T>& tile
     attend<R, C, Ask>(queries, tile, next, from, to);
 }
 
-// The same for any number, in even groups.
+// The same for any number, in even groups of at most R.
+template <int R, int C, bool Ask, class T>
+void attend_groups(std::int64_t count, const Queries& queries, const Tile<T>& tile, const Ahead<T>& next,
+                   std::int64_t from, std::int64_t to) {
+    const std::int64_t groups = (count + R - 1) / R;
+    for (std::int64_t group = 0; group < groups; ++group) {
+        const std::int64_t first = count * group / groups, last = count * (group + 1) / groups;
+        attend_some<R, C, Ask>(last - first, queries.from(first), tile, next, from, to);
+    }
+}
+
 template <bool Ask, class T>
 void attend_all(std::int64_t count, const Queries& queries, const Tile<T>& tile, const Ahead<T>& next,
                 std::int64_t from, std::int64_t to) {
-    constexpr int together = Ask ? kTogether : kTogetherCopied, columns = Ask ? kColumns : kColumnsCopied;
-    const std::int64_t groups = (count + together - 1) / together;
-    for (std::int64_t group = 0; group < groups; ++group) {
-        const std::int64_t first = count * group / groups, last = count * (group + 1) / groups;
-        attend_some<together, columns, Ask>(last - first, queries.from(first), tile, next, from, to);
+    if constexpr (!Ask) {
+        if (to - from == kTile) {
+            return attend_groups<kTogetherCopied, kColumnsCopied, Ask>(count, queries, tile, next, from, to);
+        }
     }
+    attend_groups<kTogether, kColumns, Ask>(count, queries, tile, next, from, to);
 }
 
 inline std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }

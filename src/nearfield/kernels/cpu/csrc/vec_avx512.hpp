@@ -16,7 +16,7 @@ struct Vec {
 // How many Vecs the registers hold beside each other: attention multiplies kTogether queries (8 at most) by
 // kColumns Vecs of K or V at once. Bits do not depend on it.
 constexpr int kTogether = 8, kColumns = 2;
-// The same for tiles in scratch, which need no widening: more of a tile for fewer queries.
+// The same for whole tiles in scratch, which need no widening: more of a tile for fewer queries.
 constexpr int kTogetherCopied = 6, kColumnsCopied = 4;
 
 inline Vec all(float x) { return {_mm512_set1_ps(x)}; }
