@@ -11,8 +11,11 @@ from coincurve import PrivateKey
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher as CipherContext
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.poly1305 import Poly1305
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +23,7 @@ from nacl.public import Box
 from nacl.signing import SigningKey
 
 from nearfield.node.encryption import Encryption, Session
+from nearfield.node.envelope import hchacha20 as quick_hchacha20
 from nearfield.node.errors import NodeError
 from nearfield.node.identity import Identity
 
@@ -72,13 +76,23 @@ class Client:
             return AESGCM(key).decrypt(data[65:77], data[77:], None).decode()
         secret = X25519PrivateKey.from_private_bytes(bytes(self.ed.to_curve25519_private_key()))
         shared = secret.exchange(X25519PublicKey.from_public_bytes(data[:32]))
-        key = hkdf(shared, b"ed25519_encryption") if self.version == "2" else hchacha20(shared)
+        if self.version == "1":
+            return open_box(shared, data[32:56], data[56:72], data[72:]).decode()
+        key = hkdf(shared, b"ed25519_encryption")
         return sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(data[56:], None, data[32:56], key).decode()
 
 
-def hchacha20(key: bytes) -> bytes:
-    """draft-irtf-cfrg-xchacha, 2.2, step by step, of sixteen zeros."""
-    words = [int.from_bytes((b"expand 32-byte k" + key + bytes(16))[i:i + 4], "little") for i in range(0, 64, 4)]
+def open_box(shared: bytes, nonce: bytes, tag: bytes, sealed: bytes) -> bytes:
+    """libsodium's crypto_box_curve25519xchacha20poly1305, of which PyNaCl has no binding."""
+    key = hchacha20(hchacha20(shared, bytes(16)), nonce[:16])
+    stream = CipherContext(ChaCha20(key, bytes(8) + nonce[16:]), None).decryptor()
+    Poly1305.verify_tag(stream.update(bytes(32)), sealed, tag)
+    return stream.update(sealed)
+
+
+def hchacha20(key: bytes, nonce: bytes) -> bytes:
+    """draft-irtf-cfrg-xchacha, 2.2, step by step."""
+    words = [int.from_bytes((b"expand 32-byte k" + key + nonce)[i:i + 4], "little") for i in range(0, 64, 4)]
 
     def quarter(a: int, b: int, c: int, d: int) -> None:
         for first, second, third, shift in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
@@ -140,6 +154,18 @@ def test_version_1_opens_the_box_of_chacha_too() -> None:
     assert back is not None and back.open_request({"prompt": [sealed, [1, 2]]}) == {"prompt": [TEXT, [1, 2]]}
 
 
+@given(key=st.binary(min_size=32, max_size=32), nonce=st.binary(min_size=16, max_size=16))
+def test_hchacha20_step_by_step(key: bytes, nonce: bytes) -> None:
+    assert quick_hchacha20(key, nonce) == hchacha20(key, nonce)
+
+
+def test_the_drafts_vector_of_hchacha20() -> None:
+    """draft-irtf-cfrg-xchacha-03, 2.2.1."""
+    nonce = bytes.fromhex("000000090000004a0000000031415927")
+    assert quick_hchacha20(bytes(range(32)), nonce).hex() == (
+        "82413b4227b27bfed30e42508a877d73a0f9e4d58a74a853c12ec41326d3ecdc")
+
+
 def test_a_salsa_box_is_what_pynacl_makes() -> None:
     mine = SigningKey.generate().to_curve25519_private_key()
     box = Box(mine, NODE.ed25519.verify_key.to_curve25519_public_key()).encrypt(TEXT.encode())
@@ -161,11 +187,12 @@ def test_all_fields(algo: str, version: str) -> None:
     assert clear["messages"][0]["tool_calls"][0]["function"] == {"name": "f", "arguments": "{}"}
     assert clear["tools"][0]["function"] == {"name": "f", "description": "d", "parameters": {"type": "object"}}
     assert clear["tool_choice"]["function"]["name"] == "f"
-    answer = talk.seal_response({"choices": [{"message": {"refusal": "no", "tool_calls": [
-        {"id": "c", "function": {"name": "f", "arguments": "{}"}}]}, "logprobs": {"content": []}}]})
+    said = {"refusal": "no", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]}
+    logprobs = {"content": [{"token": "no", "logprob": -1.0}]}
+    answer = talk.seal_response({"choices": [{"message": said, "logprobs": logprobs}]})
     choice = answer["choices"][0]
     assert client.open(choice["message"]["tool_calls"][0]["function"]["name"]) == "f"
-    assert json.loads(client.open(choice["logprobs"])) == {"content": []}
+    assert client.open(choice["logprobs"]["content"][0]["token"]) == "no"
 
 
 def test_without_all_fields_tools_stay_in_the_clear() -> None:
@@ -174,8 +201,7 @@ def test_without_all_fields_tools_stay_in_the_clear() -> None:
 
 
 @pytest.mark.parametrize("headers", [
-    {"x-signing-algo": "ed25519"}, {"x-client-pub-key": "00" * 32}, {"x-encryption-version": "2"},
-    {"x-encrypt-all-fields": "true"},
+    {"x-signing-algo": "ed25519"}, {"x-client-pub-key": "00" * 32},
     {"x-signing-algo": "rsa", "x-client-pub-key": "00" * 32},
     {"x-signing-algo": "ed25519", "x-client-pub-key": "zz" * 32},
     {"x-signing-algo": "ed25519", "x-client-pub-key": "01" * 31},
@@ -205,7 +231,7 @@ def test_one_error_for_all_that_does_not_open(algo: str, version: str) -> None:
         with pytest.raises(NodeError) as caught:
             session(client).open_request({"messages": [{"role": "user", "content": data.hex()}]})
         said.add((caught.value.status, caught.value.message))
-    assert len(said) == 1 and said.pop()[1].startswith("messages[0].content: Decryption failed")
+    assert len(said) == 1 and said.pop()[1].startswith("messages[0].content: can not be decrypted")
 
 
 @given(text=st.text(max_size=200), way=st.sampled_from(WAYS))
