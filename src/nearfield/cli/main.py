@@ -23,6 +23,8 @@ COMMANDS = {
     "quantize": "nearfield.cli.quantize",
     "bench": "nearfield.cli.bench",
     "info": "nearfield.cli.info",
+    "verify": "nearfield.cli.verify",
+    "audit": "nearfield.cli.audit",
 }
 DESCRIPTION = "Serve open language models fast on the machine at hand."
 INTERRUPTED = 130
