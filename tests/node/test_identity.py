@@ -1,5 +1,6 @@
 """Keys: NEAR's text of them, and the files that keep them."""
 
+import itertools
 import json
 import os
 import stat
@@ -78,10 +79,15 @@ def test_keys_are_never_readable_by_others(tmp_path: Path, monkeypatch: pytest.M
     assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700
 
 
-@pytest.mark.parametrize("call", ["fsync", "link"])
-def test_a_disk_that_fails_leaves_no_half_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    def fails(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(("call", "number"), [("fsync", 1), ("link", 1), ("fsync", 2), ("link", 2), ("fsync", 3)])
+def test_a_disk_that_fails_leaves_no_half_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str,
+                                              number: int) -> None:
+    calls, works = itertools.count(1), getattr(os, call)
+
+    def fails(*arguments: object) -> None:
+        if next(calls) == number:
+            raise OSError(28, "No space left on device")
+        works(*arguments)
 
     monkeypatch.setattr(os, call, fails)
     with pytest.raises(IdentityError, match="No space left"):
