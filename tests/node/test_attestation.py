@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nearfield.node.attestation import Attester
@@ -66,6 +66,7 @@ def test_report_data() -> None:
     assert report_data(b"k" * 32, nonce) == b"k" * 32 + nonce
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=700) | st.binary(max_size=700).map(lambda tail: bytes.fromhex("0400020081000000") + tail))
 def test_any_bytes_are_a_quote_or_refused(data: bytes) -> None:
     try:
@@ -79,6 +80,7 @@ NAMES = ["imr", "event_type", "digest", "event", "event_payload"]
 EVENT = st.dictionaries(st.sampled_from(NAMES), st.sampled_from(VALUES))
 
 
+@settings(deadline=None)
 @given(st.lists(EVENT | st.none(), max_size=4) | st.none() | st.text())
 @example([{"imr": 3, "event_type": 0x08000001, "digest": "00"}])
 @example([{"imr": 3, "event_type": 1, "digest": ""}])

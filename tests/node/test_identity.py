@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from eth_account import Account
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nearfield.node.errors import IdentityError
@@ -167,6 +167,7 @@ def test_files_of_two_nodes_do_not_mix(tmp_path: Path) -> None:
         load(tmp_path / "a")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 @example(b"[" * 100_000)
 @example(b'{"account_id": "alice.near", "private_key": {}}')
@@ -191,6 +192,7 @@ def test_no_account_ids(name: object) -> None:
         check_account(name)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=150) | st.none() | st.integers() | st.from_regex(r"(ed25519|secp256k1):[1-9A-HJ-Za-z]{1,100}"))
 @example("secp256k1:" + "1" * 32)
 @example("secp256k1:" + base58.b58encode(b"\xff" * 32).decode())
@@ -204,6 +206,7 @@ def test_any_text_is_a_key_or_refused(text: object) -> None:
             assert not isinstance(text, str) or len(text) < 24 or text not in str(error)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=20))
 @example("0a 0b")
 @example("0x0a")
