@@ -52,7 +52,8 @@ def open_request(body: dict[str, Any], all_fields: bool, decrypt: Callable[[str,
             return _parts(text)
         return _json(text, place) if place.endswith(".parameters") else text
 
-    if all_fields and "prompt" in body and body.get("logprobs") not in (None, False):
+    logprobs = body.get("logprobs")  # 0 asks for them too
+    if all_fields and "prompt" in body and logprobs is not None and logprobs is not False:
         raise NodeError(400, "logprobs: a completion's have no encrypted form, and would show its text; leave them "
                              "out, or use /v1/chat/completions")
     for path in _REQUEST + _REQUEST_ALL if all_fields else _REQUEST:
@@ -70,7 +71,7 @@ def seal_answer(body: dict[str, Any], all_fields: bool, encrypt: Callable[[str],
         if value == "":
             return value
         if isinstance(value, list) and place.endswith(".content"):
-            return [_rewrite(part, ("text",), change) for part in value]
+            return [_rewrite(part, ("text",) if isinstance(part, dict) else (), change) for part in value]
         return encrypt(value if isinstance(value, str) else orjson.dumps(value).decode())
 
     fields = _below((message,), _MESSAGE, _CALLS) + _LOGPROBS if all_fields else _below((message,), _MESSAGE)
