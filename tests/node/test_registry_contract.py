@@ -105,7 +105,8 @@ MODEL = ENTRY["models"][0]
 
 @pytest.mark.parametrize(("changed", "message"), [
     ({"endpoint": "ftp://x"}, "http"), ({"endpoint": ""}, "empty"),
-    ({"endpoint": "https://" + "x" * 200}, "exceeds 200"), ({"endpoint": 7}, "must be a string"), ({"hardware": 'a "b"'}, "without escapes"),
+    ({"endpoint": "https://" + "x" * 200}, "exceeds 200"), ({"endpoint": 7}, "must be a string"),
+    ({"hardware": 'a "b"'}, "without escapes"),
     ({"hardware": "µ"}, "escapes"),
     ({"profile": "p" * 65}, "exceeds 64"), ({"models": []}, "1 to 32"), ({"models": [MODEL] * 33}, "1 to 32"),
     ({"models": {}}, "must be a list"), ({"models": ["x"]}, "An object with"), ({"models": [{}]}, "name is missing"),

@@ -16,6 +16,7 @@ from nearfield.node.errors import IdentityError
 from nearfield.node.keys import check_account, decode_key, encode_key
 from nearfield.node.rpc import ChainError
 
+_ID = re.compile(r'[ !#-\[\]-~]{1,64}')  # what the contract takes: printable ASCII but " and \
 _AMOUNT = re.compile(r"0|[1-9][0-9]{0,38}")
 _MOST = 2**128
 
@@ -64,6 +65,8 @@ async def fetch_channel(chain: Chain, contract: str, channel_id: str) -> Channel
     Raises:
         ChainError: the contract can not be read, or what it says is no channel.
     """
+    if not _ID.fullmatch(channel_id):
+        return None
     found = await chain.view(contract, "channel", {"channel_id": channel_id})
     if found is None:
         return None
