@@ -89,8 +89,9 @@ def nonces() -> Nonces:
 
 
 def open_node(folder: Path | None = None, *, says: Subject | None = None, **options: Any) -> Node:
-    """A node of the pocket model, or of `folder`."""
-    return Node(load_engine(folder, EngineConfig(**{"dtype": "fp32", "kv_memory": 32 << 20, **options})), says)
+    """A node of the pocket model, or of `folder`; on one thread, since a model so small has no work for two."""
+    config = EngineConfig(**{"dtype": "fp32", "kv_memory": 32 << 20, "threads": 1, **options})
+    return Node(load_engine(folder, config), says)
 
 
 def check(verifier: Node, given: Given) -> Report:

@@ -23,8 +23,8 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "w8": {"weights": "w8", "dtype": "bf16"}, "w4": {"weights": "w4", "group": 32, "dtype": "bf16"}, "fp32": {},
     "bf16": {"dtype": "bf16"}}
 WAYS: list[dict[str, Any]] = [
-    {"isa": BEST}, {"isa": BEST, "threads": 1, "max_seqs": 3, "max_step_tokens": 16, "prefix_cache": False},
-    {"isa": "avx512", "max_seqs": 8, "max_step_tokens": 64}, {"isa": "avx2", "threads": 1, "max_seqs": 1}]
+    {"isa": BEST, "threads": 2}, {"isa": BEST, "max_seqs": 3, "max_step_tokens": 16, "prefix_cache": False},
+    {"isa": "avx512", "max_seqs": 8, "max_step_tokens": 64}, {"isa": "avx2", "max_seqs": 1}]
 KINDS = [SAMPLED, SamplingParams(max_tokens=40, temperature=0.0, ignore_eos=True), SamplingParams(
     max_tokens=48, temperature=0.8, top_k=20, repetition_penalty=1.2, presence_penalty=0.3, frequency_penalty=0.2,
     logit_bias={11: 2.0, 30: -5.0}, min_tokens=20, stop=(" the", "."), stop_token_ids=(13,)),
@@ -43,17 +43,14 @@ def tokens_of(made: Sequence[Given]) -> int:
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_nothing_differs(weights: str) -> None:
-    serving = ways(weights)
-    verifiers = [open_node(**WEIGHTS[weights], **way) for way in (serving[0], serving[-1])]
-    for number, way in enumerate(serving):
-        node = open_node(**WEIGHTS[weights], **way)
-        for verifier in verifiers:
-            assert node.subject == replace(verifier.subject, max_context=node.subject.max_context)
+    nodes = [open_node(**WEIGHTS[weights], **way) for way in ways(weights)]
+    for number, node in enumerate(nodes):
+        verifier = nodes[number - 1]
+        assert node.subject == replace(verifier.subject, max_context=node.subject.max_context)
         made = node.answer(prompts(node, 4), KINDS[number % len(KINDS)])
         made += node.answer(prompts(node, 2), KINDS[(number + 1) % len(KINDS)], n=2)   # from the cache, where it is on
         for given in made:
-            for verifier in verifiers:
-                assert check(verifier, given).verified, check(verifier, given).lines()
+            assert check(verifier, given).verified, check(verifier, given).lines()
 
 
 def test_requests_that_were_set_back() -> None:
@@ -69,8 +66,8 @@ def test_an_answer_of_many_chunks() -> None:
     node = open_node()
     ids = node.encode(" ".join(PROMPTS) * 12)
     assert len(ids) > CHUNK
-    for cut in (CHUNK - 1, CHUNK, CHUNK + 1, CHUNK - 20):
-        for given in node.answer([ids[:cut]], replace(SAMPLED, max_tokens=70)):
+    for cut in (CHUNK - 1, CHUNK, CHUNK + 1):
+        for given in node.answer([ids[:cut]], replace(SAMPLED, max_tokens=40)):
             report = check(node, given)
             assert report.verified, report.lines()
 
@@ -100,9 +97,8 @@ def test_another_trained_model(shared_data: Path) -> None:
 
 def test_a_pack_has_the_root_of_its_checkpoint(pocket: Path) -> None:
     """Fresh codes, those that a pack kept, and those of each instruction set: one root."""
-    roots = {open_node(pocket, weights="w8", **how).subject.model_root
-             for how in ({"pack_cache": False}, {"pack_cache": True}, {"pack_cache": True},
-                         *({"isa": isa, "threads": 1} for isa in cpu.supported()))}
+    hows: list[dict[str, Any]] = [{"pack_cache": False}, {"threads": 2}, {}, *({"isa": isa} for isa in cpu.supported())]
+    roots = {open_node(pocket, weights="w8", **how).subject.model_root for how in hows}
     assert len(roots) == 1
 
 
@@ -125,9 +121,9 @@ def test_ten_thousand_tokens(weights: str) -> None:
 
 
 def test_the_verifier_and_the_node_need_not_agree_on_room() -> None:
-    node, verifier = open_node(max_context=200), open_node()
+    node, verifier = open_node(max_context=64), open_node()
     for given in node.answer(prompts(node, 1), SamplingParams(max_tokens=None, temperature=0.7, ignore_eos=True)):
-        assert tokens_of([given]) + len(given.known.prompt_ids or ()) == 200
+        assert tokens_of([given]) + len(given.known.prompt_ids or ()) == 64
         assert check(verifier, given).verified
 
 
