@@ -25,10 +25,14 @@ def run_facts(plan: Plan, recipe: Mapping[str, Any]) -> dict[str, Any]:
         "recipe": {"format": target.format, **({"group": target.group} if target.format == "w4" else {}), **recipe},
         "parent": {"name": plan.checkpoint.folder.resolve().name,
                    "sha256": {path.name: _digest(path) for path in (plan.config.path, *plan.checkpoint.files())}},
-        "versions": {"nearfield": version("nearfield"), "torch": torch.__version__,
-                     "python": platform.python_version()},
+        "versions": versions(),
         "bytes": {"before": sum(plan.checkpoint.entry(name).nbytes for name in plan.names),
                   "after": sum(entry.nbytes for entry in entries)}}
+
+
+def versions() -> dict[str, str]:
+    """What computed."""
+    return {"nearfield": version("nearfield"), "torch": torch.__version__, "python": platform.python_version()}
 
 
 def read_report(path: Path) -> dict[str, Any]:
