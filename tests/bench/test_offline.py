@@ -33,7 +33,7 @@ def test_decoding_is_timed_with_a_full_batch_only(subject: Subject) -> None:
     offline._start(loaded.engine, batch)
     assert (loaded.engine.stats().running, loaded.engine.stats().waiting) == (4, 0)
     before = loaded.engine.stats().generated_tokens
-    assert offline._step_seconds(loaded.engine, 4, 5) > 0
+    assert offline.step_seconds(loaded.engine, 4, 5) > 0
     assert loaded.engine.stats().generated_tokens - before == 20
 
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "chat": "nearfield.cli.chat",
     "generate": "nearfield.cli.generate",
     "quantize": "nearfield.cli.quantize",
+    "evaluate": "nearfield.cli.evaluate",
     "bench": "nearfield.cli.bench",
     "info": "nearfield.cli.info",
     "verify": "nearfield.cli.verify",
