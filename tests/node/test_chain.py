@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from nearfield.core.errors import ConfigError
 from nearfield.node.chain import NETWORKS, Chain, Plan, UnknownOutcomeError
-from nearfield.node.channels import encode_state, fetch_channel, plan_close, plan_withdrawal
+from nearfield.node.channels import fetch_channel, plan_close, plan_withdrawal
 from nearfield.node.rpc import ChainError
+from nearfield.node.vouchers import Voucher, check_voucher
 from tests.node.contracts import NEAR, OWN_FUNDS, Person, borsh_state, wasm
 from tests.node.fake_rpc import URL, FakeRpc, fault
 from tests.node.near_vm import Account, LocalVM
@@ -79,7 +80,9 @@ def test_what_is_signed_is_what_the_dry_run_shows(world: World) -> None:
 
 def test_a_channel_from_opening_to_close(world: World) -> None:
     world.run(lambda chain: chain.send(world.opening(chain)))
-    signature = world.sender.sign(borsh_state("c1", NEAR // 2))
+
+    def voucher(spent: int, channel_id: str = "c1") -> Voucher:
+        return Voucher(channel_id, spent, world.sender.sign(borsh_state(channel_id, spent)))
 
     async def settle(chain: Chain) -> None:
         channel = await fetch_channel(chain, CONTRACT, "c1")
@@ -88,12 +91,15 @@ def test_a_channel_from_opening_to_close(world: World) -> None:
         with pytest.raises(ChainError, match="withdraw first"):
             plan_close(chain, CONTRACT, channel, NEAR // 2, world.node)
         with pytest.raises(ChainError, match="exceeds the deposit"):
-            plan_withdrawal(chain, CONTRACT, channel, channel.added_balance + 1, signature)
-        await chain.send(plan_withdrawal(chain, CONTRACT, channel, NEAR // 2, signature))
+            plan_withdrawal(chain, CONTRACT, channel, voucher(channel.added_balance + 1))
+        with pytest.raises(ChainError, match="of another channel"):
+            plan_withdrawal(chain, CONTRACT, channel, voucher(NEAR // 2, "c2"))
+        check_voucher(voucher(NEAR // 2), channel, world.node)
+        await chain.send(plan_withdrawal(chain, CONTRACT, channel, voucher(NEAR // 2)))
         channel = await fetch_channel(chain, CONTRACT, "c1")
         assert channel is not None and channel.withdrawn_balance == NEAR // 2
         with pytest.raises(ChainError, match="nothing to withdraw"):
-            plan_withdrawal(chain, CONTRACT, channel, NEAR // 2, signature)
+            plan_withdrawal(chain, CONTRACT, channel, voucher(NEAR // 2))
         with pytest.raises(ChainError, match="another key"):
             plan_close(chain, CONTRACT, channel, NEAR // 2, world.sender)
         await chain.send(plan_close(chain, CONTRACT, channel, NEAR // 2, world.node))
@@ -103,18 +109,6 @@ def test_a_channel_from_opening_to_close(world: World) -> None:
     assert [transaction.nonce for transaction in world.rpc.transactions if transaction.signer == "node.testnet"] \
         == [42, 43]
     assert world.vm.accounts["node.testnet"].balance == 100 * NEAR + NEAR // 2
-
-
-@settings(max_examples=100)
-@given(name=st.text(max_size=20).filter(lambda text: text.isprintable()), spent=st.integers(0, 2**128 - 1))
-def test_states_are_encoded_as_by_hand(name: str, spent: int) -> None:
-    assert encode_state(name, spent) == borsh_state(name, spent)
-
-
-def test_states_end_at_128_bits() -> None:
-    for spent in (-1, 2**128):
-        with pytest.raises(ConfigError, match="128"):
-            encode_state("c1", spent)
 
 
 def test_calls_at_once_use_different_nonces(world: World) -> None:
