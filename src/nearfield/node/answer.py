@@ -5,6 +5,7 @@ The kind is chosen when the answer begins. A stream passes event by event, at th
 held until it is whole, for the same reason. Anything but 200 passes as it is: not signed, not charged.
 """
 
+import asyncio
 import uuid
 from dataclasses import dataclass
 from hashlib import sha256
@@ -58,9 +59,18 @@ class Answer:
         self._outlet = outlet
         self._kind: Kind | None = None
         self._whole = False
+        self.failed: asyncio.Future[NodeError] = asyncio.get_running_loop().create_future()
 
     async def take(self, message: Message) -> None:
-        """What the engine hands to ASGI's `send`. Raises NodeError when it can not go out."""
+        """What the engine hands to ASGI's `send`. Where that can not go out, `failed` says why, and this call never
+        returns: an error raised here would be the engine's to explain."""
+        try:
+            await self._take(message)
+        except NodeError as error:
+            self.failed.set_result(error)
+            await asyncio.get_running_loop().create_future()
+
+    async def _take(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._kind = await self._begin(message["status"], [(n.lower(), v) for n, v in message["headers"]])
         elif message["type"] == "http.response.body" and self._kind is not None:

@@ -6,15 +6,12 @@ let go.
 """
 
 import asyncio
-import contextlib
-from collections.abc import Coroutine
-from typing import Any
 
 import httpx
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from nearfield.node.errors import NodeError
-from nearfield.node.wire import read_body
+from nearfield.node.wire import read_body, unless
 
 COMPLETION_SECONDS = 600.0
 CONTROL_SECONDS = 300.0
@@ -47,7 +44,11 @@ class Upstream:
             scope["method"], httpx.URL(path=scope["path"], query=scope.get("query_string", b"")), content=body,
             headers=[*_kept(scope["headers"], NOT_SENT), (b"accept-encoding", b"identity")],
             timeout=httpx.Timeout(silence, connect=CONNECT_SECONDS))
-        await _unless_left(receive, self._exchange(request, send))
+        left = asyncio.ensure_future(_gone(receive))
+        try:
+            await unless(left, self._exchange(request, send))
+        finally:
+            left.cancel()
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -95,22 +96,6 @@ def _unanswered(error: httpx.HTTPError) -> NodeError:
     return NodeError(502, "the engine behind this node broke off before it answered; try again, or another node")
 
 
-async def _unless_left(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Do `work`, and drop it when the client leaves."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(receive))
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()
-    finally:
-        for each in (task, gone):
-            each.cancel()
-            with contextlib.suppress(asyncio.CancelledError, NodeError):
-                await each
-
-
 async def _gone(receive: Receive) -> None:
-    message: Message = {"type": ""}
-    while message["type"] != "http.disconnect":
-        message = await receive()
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,7 +1,7 @@
 """HTTP as the node reads and writes it: bodies under a cap, headers that may stand once only, JSON, errors."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -42,6 +42,18 @@ async def _read(receive: Receive, limit: int) -> bytes:
     if size > limit:
         raise NodeError(413, f"the body is larger than {limit} bytes", headers={"Connection": "close"})
     return b"".join(chunks)
+
+
+async def unless(signal: asyncio.Future[Any], work: Coroutine[Any, Any, None]) -> None:
+    """Do `work`, which is dropped when `signal` comes before its end. Raises what it raises."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((task, signal), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def read_object(data: bytes) -> dict[str, Any]:
