@@ -61,8 +61,7 @@ class Settlement:
             # An engine that gives an id twice: what is recorded under it is another answer.
             logging.getLogger("nearfield").error("the engine gave the id %r twice; its answer is not signed", self._id)
             return
-        self._signatures.put(self._id, self._terms.model,
-                             signed_text(self._terms.model, self._terms.request_hash, response_hash))
+        self._signatures.put(self._id, signed_text(self._terms.model, self._terms.request_hash, response_hash))
 
     async def close(self) -> None:
         """End what did not become whole: charge for what was delivered, or let the reservation go."""

@@ -1,7 +1,7 @@
 """HTTP as the node reads and writes it: bodies under a cap, headers that may stand once only, JSON, errors."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -44,7 +44,7 @@ async def _read(receive: Receive, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-async def unless(signal: asyncio.Future[Any], work: Coroutine[Any, Any, None]) -> None:
+async def unless(signal: asyncio.Future[Any], work: Awaitable[None]) -> None:
     """Do `work`, which is dropped when `signal` comes before its end. Raises what it raises."""
     task = asyncio.ensure_future(work)
     try:
