@@ -32,16 +32,14 @@ class Splitter:
     def __init__(self) -> None:
         self._rest = bytearray()
         self._searched = 0
+        self._ended_in_cr = False
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that `chunk` completes. Raises NodeError (502) for one that is too long."""
-        data = bytes(chunk)
-        if self._rest.endswith(b"\r"):
-            # Only now is it known whether this was the first half of CRLF.
-            del self._rest[-1:]
-            data = b"\r" + data
-        held = b"\r" if data.endswith(b"\r") else b""
-        data = data[: len(data) - len(held)].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        # A CR ends a line at once; the LF that may follow it in the next chunk belongs to the same end.
+        data = chunk[1:] if self._ended_in_cr and chunk.startswith(b"\n") else chunk
+        self._ended_in_cr = chunk.endswith(b"\r") or (self._ended_in_cr and not chunk)
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         self._rest += data
         found = []
         start = 0
@@ -52,15 +50,9 @@ class Splitter:
             self._searched = start
         del self._rest[:start]
         self._searched = max(0, len(self._rest) - 1)
-        self._rest += held
         if len(self._rest) > MAX_EVENT:
             raise NodeError(502, "the engine sent an event without an end")
         return found
-
-    @property
-    def pending(self) -> bool:
-        """Whether an event has begun and not ended."""
-        return bool(self._rest.strip(b"\r\n"))
 
 
 def _events(block: bytes) -> list[Event]:
