@@ -145,14 +145,15 @@ class _Json:
 
     async def _finish(self, data: bytes) -> None:
         body = _parsed(data)
-        if not isinstance(body.get("usage"), dict):
+        usage = _usage(body)
+        if usage is None:
             raise NodeError(502, "the engine's answer has no usage, without which it can not be counted")
         if not _is_id(body.get("id")):
             body["id"] = _new_id()
             data = orjson.dumps(body)
         if self._outlet.sealer is not None:
             data = orjson.dumps(self._outlet.sealer.seal_response(body))
-        self._outlet.settlement.saw(body["id"], body["usage"], answers=0)
+        self._outlet.settlement.saw(body["id"], usage, answers=0)
         await self._outlet.settlement.whole(sha256(data).hexdigest())
         self.started = True
         length = (b"content-length", str(len(data)).encode())
@@ -210,7 +211,7 @@ class _Stream:
             chunk["id"] = self._id or _new_id()
             raw = event(orjson.dumps(chunk)).raw
         self._id = self._id or chunk["id"]
-        self._outlet.settlement.saw(self._id, chunk.get("usage"), _answers(chunk))
+        self._outlet.settlement.saw(self._id, _usage(chunk), _answers(chunk))
         if self._outlet.sealer is not None:
             raw = event(orjson.dumps(self._outlet.sealer.seal_chunk(chunk))).raw
         self._hash.update(raw)
@@ -237,6 +238,13 @@ def _parsed(data: bytes) -> dict[str, Any]:
         return read_object(data)
     except NodeError:
         raise NodeError(502, "the engine's answer is not a JSON object") from None
+
+
+def _usage(body: dict[str, Any]) -> dict[str, Any] | None:
+    usage = body.get("usage")
+    if usage is not None and not isinstance(usage, dict):
+        raise NodeError(502, "the engine's usage is not an object")
+    return usage
 
 
 def _is_id(value: object) -> bool:

@@ -107,5 +107,5 @@ def _checked(table: Mapping[str, Any], kind: type[NodeConfig] | type[PricesConfi
         if type(value) is not wanted:
             words = {int: "a whole number", dict: "a table", str: "text, in quotes"}
             raise ConfigError(f"{place}{name} must be {words[wanted]}")
-        options[name] = Path(value).expanduser() if types[name] in (Path, Path | None) else value
+        options[name] = Path(str(value)).expanduser() if types[name] in (Path, Path | None) else value
     return options
