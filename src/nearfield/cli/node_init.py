@@ -28,5 +28,5 @@ def run(args: argparse.Namespace) -> int:
     identity = import_credentials(home, args.file) if args.file else create(home, args.account)
     print(describe_identity(identity, home))
     if args.account:
-        print(f"Add the key to the account, with an allowance of your choice:\n  near account add-key {args.account}")
+        print(f"Add the public key to {args.account}, with near-cli or a wallet: only then does the chain know it.")
     return 0
