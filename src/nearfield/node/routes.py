@@ -1,0 +1,28 @@
+"""The node's own endpoints: who it is, what it signed, what evidence it has."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from nearfield.node.attestation import Attester
+from nearfield.node.endpoints import Call, Endpoint, Reply
+from nearfield.node.signing import SignatureStore
+
+NO_STORE = (("Cache-Control", "no-store"),)
+
+
+def identity_endpoints(about: dict[str, Any], attester: Attester, signatures: SignatureStore) -> Sequence[Endpoint]:
+    """Signatures and attestation. about: what GET / says."""
+    async def root(_call: Call) -> Reply:
+        return Reply(about)
+
+    async def healthz(_call: Call) -> Reply:
+        return Reply({"status": "ok"})
+
+    async def report(call: Call) -> Reply:
+        return Reply(await attester.report(call.query), headers=dict(NO_STORE))
+
+    async def signature(call: Call) -> Reply:
+        return Reply(signatures.get(call.path["id"], call.query.get("signing_algo")).json(), headers=dict(NO_STORE))
+
+    return (Endpoint("GET", "/", root), Endpoint("GET", "/healthz", healthz),
+            Endpoint("GET", "/v1/attestation/report", report), Endpoint("GET", "/v1/signature/{id}", signature))
