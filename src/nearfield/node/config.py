@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nearfield.core.errors import ConfigError, nearest
+from nearfield.node.prices import Prices
 
 PaymentMode = Literal["free", "prepaid", "channel"]
 Tee = Literal["none", "dstack"]
@@ -29,6 +30,10 @@ class PricesConfig:
     prompt: str = "0"
     completion: str = "0"
     cached: str | None = None
+
+    def parsed(self) -> Prices:
+        """In nano-dollars per token. Raises ConfigError."""
+        return Prices.from_dollars(self.prompt, self.completion, self.cached)
 
 
 @dataclass(frozen=True)
