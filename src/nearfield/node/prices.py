@@ -94,7 +94,8 @@ def _nano(name: str, text: str) -> int:
     try:
         value = Decimal(text)
     except InvalidOperation:
-        raise ConfigError(f"prices: {name} must be dollars per million tokens, such as 0.075, got {text[:32]!r}") from None
+        raise ConfigError(f"prices: {name} must be dollars per million tokens, such as 0.075, "
+                          f"got {text[:32]!r}") from None
     if not value.is_finite() or not 0 <= value <= MAX_PRICE // 1000:
         raise ConfigError(f"prices: {name} must be from 0 to {MAX_PRICE // 1000} dollars per million tokens")
     nano = value * _PER_TOKEN
