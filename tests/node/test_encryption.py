@@ -1,229 +1,299 @@
-"""End-to-end encryption: recorded vectors, an independent client, and what is malformed."""
+"""Encrypted requests and answers: a client on other libraries, every field, and nothing in clear."""
 
 import json
-import secrets
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import nacl.bindings as sodium
 import pytest
 from coincurve import PrivateKey
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
-from nacl.public import Box
 from nacl.signing import SigningKey
 
 from nearfield.node.encryption import Encryption, Session
 from nearfield.node.errors import NodeError
 from nearfield.node.identity import Identity
+from tests.node.e2ee_client import Client, OldClient, ecdsa_client, ed25519_client
 
-NODE = Identity("node.near", SigningKey(b"\x07" * 32), PrivateKey(b"\x07" * 32))
-WAYS = [("ed25519", "1"), ("ed25519", "2"), ("ecdsa", "1")]
-TEXT = "Grüße, 世界 🌍"
-
-
-def hkdf(shared: bytes, info: bytes) -> bytes:
-    return HKDF(hashes.SHA256(), 32, None, info).derive(shared)
+ALL = {"x-encrypt-all-fields": "true"}
+NODE = Identity("alice.near", SigningKey(bytes([7]) * 32), PrivateKey(bytes([7]) * 32))
+KEY = bytes(SigningKey(bytes([9]) * 32).verify_key).hex()
 
 
-class Client:
-    """The other side, written with other libraries."""
-
-    def __init__(self, algo: str, version: str = "2") -> None:
-        self.algo, self.version = algo, version
-        self.ed = SigningKey.generate()
-        self.ec = ec.generate_private_key(ec.SECP256K1())
-
-    @property
-    def headers(self) -> dict[str, str]:
-        key = bytes(self.ed.verify_key) if self.algo == "ed25519" else self.ec.public_key().public_bytes(
-            Encoding.X962, PublicFormat.UncompressedPoint)
-        return {"x-signing-algo": self.algo, "x-client-pub-key": key.hex(), "x-encryption-version": self.version}
-
-    def seal(self, text: str, node: Identity = NODE) -> str:
-        data = text.encode()
-        if self.algo == "ecdsa":
-            ephemeral, nonce = ec.generate_private_key(ec.SECP256K1()), secrets.token_bytes(12)
-            public = ec.EllipticCurvePublicKey.from_encoded_point(
-                ec.SECP256K1(), b"\x04" + node.signing_public_key("ecdsa"))
-            key = hkdf(ephemeral.exchange(ec.ECDH(), public), b"ecdsa_encryption")
-            point = ephemeral.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-            return (point + nonce + AESGCM(key).encrypt(nonce, data, None)).hex()
-        secret = X25519PrivateKey.generate()
-        public25519 = bytes(node.ed25519.verify_key.to_curve25519_public_key())
-        mine = secret.public_key().public_bytes_raw()
-        nonce = secrets.token_bytes(24)
-        if self.version == "1":   # the older clients' box, of XSalsa20
-            return (mine + nonce + sodium.crypto_box(data, nonce, public25519, secret.private_bytes_raw())).hex()
-        key = hkdf(secret.exchange(X25519PublicKey.from_public_bytes(public25519)), b"ed25519_encryption")
-        return (mine + nonce + sodium.crypto_aead_xchacha20poly1305_ietf_encrypt(data, None, nonce, key)).hex()
-
-    def open(self, text: str) -> str:
-        data = bytes.fromhex(text)
-        if self.algo == "ecdsa":
-            public = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256K1(), data[:65])
-            key = hkdf(self.ec.exchange(ec.ECDH(), public), b"ecdsa_encryption")
-            return AESGCM(key).decrypt(data[65:77], data[77:], None).decode()
-        secret = X25519PrivateKey.from_private_bytes(bytes(self.ed.to_curve25519_private_key()))
-        shared = secret.exchange(X25519PublicKey.from_public_bytes(data[:32]))
-        key = hkdf(shared, b"ed25519_encryption") if self.version == "2" else hchacha20(shared)
-        return sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(data[56:], None, data[32:56], key).decode()
+def clients() -> list[Client]:
+    return [ed25519_client(NODE.signing_public_key("ed25519")), ecdsa_client(NODE.signing_public_key("ecdsa"))]
 
 
-def hchacha20(key: bytes) -> bytes:
-    """draft-irtf-cfrg-xchacha, 2.2, step by step, of sixteen zeros."""
-    words = [int.from_bytes((b"expand 32-byte k" + key + bytes(16))[i:i + 4], "little") for i in range(0, 64, 4)]
-
-    def quarter(a: int, b: int, c: int, d: int) -> None:
-        for first, second, third, shift in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
-            words[first] = (words[first] + words[second]) % 2**32
-            turned = words[third] ^ words[first]
-            words[third] = (turned << shift | turned >> (32 - shift)) % 2**32
-
-    for _ in range(10):
-        for column in range(4):
-            quarter(column, column + 4, column + 8, column + 12)
-        for row in range(4):
-            quarter(row, 4 + (row + 1) % 4, 8 + (row + 2) % 4, 12 + (row + 3) % 4)
-    return b"".join(word.to_bytes(4, "little") for word in words[:4] + words[12:])
-
-
-def session(client: Client, **more: str) -> Session:
-    found = Encryption(NODE).session({**client.headers, **more})
+def session(headers: dict[str, str]) -> Session:
+    found = Encryption(NODE).session(headers)
     assert found is not None
     return found
 
 
-def test_the_recorded_ciphertexts_of_the_sdk_open(shared_data: Path) -> None:
-    cases = json.loads((shared_data / "near" / "inference-sdk" / "e2ee-python.json").read_text())["cases"]
-    assert {case["algorithm"] for case in cases} == {"ed25519", "ecdsa"}
-    for case in cases:
-        seed = bytes.fromhex(case["private_seed"])
-        node = Identity("n.near", SigningKey(seed), PrivateKey(seed))
-        assert node.signing_public_key(case["algorithm"]).hex() == case["public_key"]
-        opened = Encryption(node).session(Client(case["algorithm"]).headers)
-        assert opened is not None
-        assert opened.open_request({"prompt": case["ciphertext"]}) == {"prompt": case["plaintext"]}
+def compact(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-@pytest.mark.parametrize(("algo", "version"), WAYS)
-def test_a_request_opens_and_its_answer_opens_at_the_client(algo: str, version: str) -> None:
-    client = Client(algo, version)
-    talk = session(client)
-    parts = [{"type": "text", "text": TEXT}]
-    sent = {"model": "m", "messages": [{"role": "user", "content": client.seal(TEXT)}, {"role": "user", "content": ""},
-                                       {"role": "user", "content": client.seal(json.dumps(parts))}]}
-    assert talk.open_request(sent)["messages"] == [
-        {"role": "user", "content": TEXT}, {"role": "user", "content": ""}, {"role": "user", "content": parts}]
-    said = {"content": TEXT, "reasoning": "r"}
-    answer = talk.seal_response({"id": "1", "choices": [{"message": said}, {"text": "t"}]})
-    message = answer["choices"][0]["message"]
-    assert [client.open(message["content"]), client.open(message["reasoning"])] == [TEXT, "r"]
-    assert client.open(answer["choices"][1]["text"]) == "t"
-    delta = talk.seal_chunk({"choices": [{"delta": {"role": "assistant", "content": ""}}, {"delta": {"content": "a"}}]})
-    assert delta["choices"][0]["delta"] == {"role": "assistant", "content": ""}
-    assert client.open(delta["choices"][1]["delta"]["content"]) == "a"
+Text = Callable[[str], str]
 
 
-def test_version_1_opens_the_box_of_chacha_too() -> None:
-    """What a node of version 1 seals, a node of version 1 opens: the key is NaCl's, as its steps give it."""
-    one, other = Client("ed25519", "1"), Identity("c.near", SigningKey(b"\x09" * 32), PrivateKey())
-    one.ed = other.ed25519
-    sealed = session(one).seal_response({"choices": [{"text": TEXT}]})["choices"][0]["text"]
-    back = Encryption(other).session(one.headers)
-    assert back is not None and back.open_request({"prompt": [sealed, [1, 2]]}) == {"prompt": [TEXT, [1, 2]]}
+def chat(text: Text) -> dict[str, Any]:
+    """A chat request whose base fields went through `text`."""
+    return {
+        "model": "m", "stream": True, "stop": ["\n"], "temperature": 0.5,
+        "messages": [
+            {"role": "system", "content": text("You are kind.")},
+            {"role": "user", "content": text("[1, 2] and 🌍")},
+            {"role": "assistant", "content": text("hm"), "reasoning_content": text("why"), "reasoning": text("because"),
+             "audio": {"id": "a1", "data": text("UklGRg==")}},
+            {"role": "user", "content": ""}, {"role": "assistant", "content": None},
+        ]}
 
 
-def test_a_salsa_box_is_what_pynacl_makes() -> None:
-    mine = SigningKey.generate().to_curve25519_private_key()
-    box = Box(mine, NODE.ed25519.verify_key.to_curve25519_public_key()).encrypt(TEXT.encode())
-    sent = bytes(mine.public_key) + bytes(box)
-    assert session(Client("ed25519", "1")).open_request({"prompt": sent.hex()}) == {"prompt": TEXT}
+def with_tools(text: Text, as_json: Callable[[object], object]) -> dict[str, Any]:
+    """The same, and the fields of X-Encrypt-All-Fields. as_json: what becomes of a tool's parameters."""
+    body = chat(text)
+    body["messages"].append({
+        "role": "assistant", "name": text("bot"), "refusal": text("no"), "content": text("c"),
+        "function_call": {"name": text("old"), "arguments": text("{}")},
+        "tool_calls": [{"id": "c1", "function": {"name": text("f"), "arguments": text('{"a":1}')}}]})
+    return body | {
+        "tools": [{"type": "function", "function": {"name": text("f"), "description": text("does"), "parameters":
+                                                    as_json({"type": "object", "properties": {"é": {}}})}}],
+        "tool_choice": {"type": "function", "function": {"name": text("f")}}, "function_call": {"name": text("old")}}
 
 
-@pytest.mark.parametrize(("algo", "version"), WAYS)
-def test_all_fields(algo: str, version: str) -> None:
-    client = Client(algo, version)
-    talk = session(client, **{"x-encrypt-all-fields": "true"})
-    call = {"id": "c", "function": {"name": client.seal("f"), "arguments": client.seal("{}")}}
-    body = {"messages": [{"role": "assistant", "name": client.seal("Ann"), "tool_calls": [call]}],
-            "tools": [{"type": "function", "function": {"name": client.seal("f"), "description": client.seal("d"),
-                                                        "parameters": client.seal('{"type":"object"}')}}],
-            "tool_choice": {"type": "function", "function": {"name": client.seal("f")}}}
-    clear = talk.open_request(body)
-    assert clear["messages"][0]["name"] == "Ann"
-    assert clear["messages"][0]["tool_calls"][0]["function"] == {"name": "f", "arguments": "{}"}
-    assert clear["tools"][0]["function"] == {"name": "f", "description": "d", "parameters": {"type": "object"}}
-    assert clear["tool_choice"]["function"]["name"] == "f"
-    answer = talk.seal_response({"choices": [{"message": {"refusal": "no", "tool_calls": [
-        {"id": "c", "function": {"name": "f", "arguments": "{}"}}]}, "logprobs": {"content": []}}]})
-    choice = answer["choices"][0]
-    assert client.open(choice["message"]["tool_calls"][0]["function"]["name"]) == "f"
-    assert json.loads(client.open(choice["logprobs"])) == {"content": []}
+@pytest.mark.parametrize("client", clients())
+def test_requests_are_opened(client: Client) -> None:
+    assert session(client.headers).open_request(chat(client.encrypt)) == chat(str)
+    encrypted = with_tools(client.encrypt, lambda value: client.encrypt(compact(value)))
+    before = json.dumps(encrypted)
+    assert session(client.headers | ALL).open_request(encrypted) == with_tools(str, lambda value: value)
+    assert json.dumps(encrypted) == before  # and the body that came is as it was
 
 
-def test_without_all_fields_tools_stay_in_the_clear() -> None:
-    body = {"tools": [{"function": {"name": "f", "description": "d"}}], "messages": []}
-    assert session(Client("ed25519")).open_request(body) == body
+def test_an_old_clients_request_is_opened() -> None:
+    client = OldClient(NODE.signing_public_key("ed25519"), SigningKey.generate())
+    assert session(client.headers).open_request(chat(client.encrypt)) == chat(str)
 
 
-@pytest.mark.parametrize("headers", [
-    {"x-signing-algo": "ed25519"}, {"x-client-pub-key": "00" * 32}, {"x-encryption-version": "2"},
-    {"x-encrypt-all-fields": "true"},
-    {"x-signing-algo": "rsa", "x-client-pub-key": "00" * 32},
-    {"x-signing-algo": "ed25519", "x-client-pub-key": "zz" * 32},
-    {"x-signing-algo": "ed25519", "x-client-pub-key": "01" * 31},
-    {"x-signing-algo": "ed25519", "x-client-pub-key": "ff" * 32},
-    {"x-signing-algo": "ecdsa", "x-client-pub-key": "01" * 32},
-    {"x-signing-algo": "ecdsa", "x-client-pub-key": "01" * 64},
-    {"x-signing-algo": "ecdsa", "x-client-pub-key": "02" + "01" * 64},
-    {**Client("ed25519").headers, "x-encryption-version": "3"},
-    {**Client("ed25519").headers, "x-encrypt-all-fields": "yes"},
-], ids=str)
-def test_malformed_headers(headers: dict[str, str]) -> None:
-    with pytest.raises(NodeError) as caught:
-        Encryption(NODE).session(headers)
+@pytest.mark.parametrize("client", clients())
+def test_content_parts_travel_as_json(client: Client) -> None:
+    def opened(content: object) -> object:
+        body = {"messages": [{"role": "user", "content": content}]}
+        return session(client.headers).open_request(body)["messages"][0]["content"]
+
+    parts = [{"type": "text", "text": "what is it?"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
+    assert opened(client.encrypt(compact(parts))) == parts
+    for text in ("[]", "[1,2]", '[{"a": 1}]', "[broken", "", '{"type": "text"}', '["type"]'):
+        assert opened(client.encrypt(text)) == text  # a user's own words
+    assert opened(parts) == parts  # sent in clear, as the protocol has it
+
+
+@pytest.mark.parametrize("client", clients())
+def test_completions(client: Client) -> None:
+    under = session(client.headers | ALL)
+    assert under.open_request({"model": "m", "prompt": client.encrypt("Once")}) == {"model": "m", "prompt": "Once"}
+    assert under.open_request({"prompt": [client.encrypt("a"), "", [1, 2]]}) == {"prompt": ["a", "", [1, 2]]}
+    assert under.open_request({"prompt": [1, 2, 3]}) == {"prompt": [1, 2, 3]}
+    sealed = under.seal_response({"id": "cmpl-1", "choices": [{"index": 0, "text": "upon"}, {"index": 1, "text": ""}]})
+    assert client.decrypt(sealed["choices"][0].pop("text")) == "upon"
+    assert sealed == {"id": "cmpl-1", "choices": [{"index": 0}, {"index": 1, "text": ""}]}
+    with pytest.raises(NodeError, match="logprobs: ") as caught:
+        under.open_request({"prompt": client.encrypt("Once"), "logprobs": 0})
     assert caught.value.status == 400
 
 
-@pytest.mark.parametrize(("algo", "version"), WAYS)
-def test_one_error_for_all_that_does_not_open(algo: str, version: str) -> None:
-    client = Client(algo, version)
-    whole = bytes.fromhex(client.seal(TEXT))
-    other = Identity("o.near", SigningKey.generate(), PrivateKey())
-    bad = [whole[:i] for i in (1, 31, 32, 55, 56, 70, len(whole) - 1)]
-    bad += [bytes([*whole[:i], whole[i] ^ 1, *whole[i + 1:]]) for i in (0, 1, 40, 66, len(whole) - 1)]
-    bad += [bytes.fromhex(client.seal(TEXT, other)), bytes(len(whole))]
-    said = set()
-    for data in bad:
+def message(text: Callable[[str], object], everything: bool) -> dict[str, Any]:
+    """A message of an answer whose encrypted fields went through `text`."""
+    other: Callable[[str], object] = text if everything else str
+    return {
+        "role": "assistant", "content": text("answer 🌍"), "reasoning": text("so"), "reasoning_content": text("think"),
+        "audio": {"id": "a1", "data": text("UklGRg==")}, "refusal": other("never"),
+        "tool_calls": [{"index": 0, "id": "c1", "function": {"name": other("f"), "arguments": other('{"a"')}}],
+        "function_call": {"name": other("old"), "arguments": other("{}")}}
+
+
+def logprobs(text: Callable[[str], object], raw: Callable[[list[int]], object]) -> dict[str, Any]:
+    def entry(token: str) -> dict[str, Any]:
+        return {"token": text(token), "logprob": -0.5, "bytes": raw(list(token.encode()))}
+
+    return {"content": [entry("Hé") | {"top_logprobs": [entry("Hé"), entry("Ho") | {"bytes": None}]}],
+            "refusal": [entry("no")]}
+
+
+def decrypting(client: Client) -> Callable[[Any], Any]:
+    """What a client does to the fields that it knows to be encrypted, in any JSON."""
+    def visit(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: visit(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [visit(item) for item in value]
+        return client.decrypt(value) if isinstance(value, str) and len(value) > 140 else value
+    return visit
+
+
+@pytest.mark.parametrize("client", clients())
+@pytest.mark.parametrize("everything", [False, True])
+@pytest.mark.parametrize("name", ["message", "delta"])
+def test_answers_are_sealed(client: Client, everything: bool, name: str) -> None:
+    under = session(client.headers | (ALL if everything else {}))
+    seal = under.seal_response if name == "message" else under.seal_chunk
+
+    def answer(raw: Callable[[list[int]], object]) -> dict[str, Any]:
+        choice = {"index": 0, "finish_reason": "stop", name: message(str, everything), "logprobs": logprobs(str, raw)}
+        return {"id": "chatcmpl-1", "model": "m", "usage": {"total_tokens": 7}, "choices": [choice]}
+
+    body = answer(list)
+    sealed = seal(body)
+    assert body == answer(list)  # as it was
+    assert decrypting(client)(sealed) == answer(compact if everything else list)
+
+
+    hidden: list[str] = []
+    message(hidden.append, everything)
+    left = json.dumps(sealed["choices"][0][name], ensure_ascii=False)
+    assert len(hidden) == (9 if everything else 4) and not any(f'"{text}"' in left for text in hidden)
+
+
+@pytest.mark.parametrize("client", clients())
+def test_a_stream_is_sealed_delta_by_delta(client: Client) -> None:
+    under = session(client.headers)
+    deltas: list[dict[str, Any]] = [
+        {"role": "assistant", "content": ""}, {"content": "Under"}, {"content": "stood."}, {}]
+    sealed = [under.seal_chunk({"choices": [{"index": 0, "delta": delta}]})["choices"][0]["delta"] for delta in deltas]
+    assert sealed[0] == deltas[0] and sealed[3] == {}
+    assert [client.decrypt(delta["content"]) for delta in sealed[1:3]] == ["Under", "stood."]
+    for chunk in ({"choices": [], "usage": {"total_tokens": 3}}, {"error": {"message": "x"}}, {}):
+        assert under.seal_chunk(chunk) == chunk
+
+
+@pytest.mark.parametrize("client", clients())
+def test_answers_of_another_shape_are_sealed_too(client: Client) -> None:
+    under = session(client.headers | ALL)
+    calls = [{"function": {"name": "f", "arguments": {"city": "Graz"}}}]
+    sealed = under.seal_response({"choices": [{"message": {
+        "content": [{"type": "text", "text": "part"}, "loose"], "reasoning": ["step"], "tool_calls": calls}}]})
+    assert not any(word in json.dumps(sealed) for word in ("part", "loose", "step", "Graz"))
+    inside = sealed["choices"][0]["message"]
+    assert client.decrypt(inside["content"][0]["text"]) == "part"
+    assert json.loads(client.decrypt(inside["tool_calls"][0]["function"]["arguments"])) == {"city": "Graz"}
+
+
+def test_seal_one_text() -> None:
+    client = ed25519_client(NODE.signing_public_key("ed25519"))
+    under = session(client.headers)
+    assert client.decrypt(under.seal("[1, 2]")) == "[1, 2]" and under.seal("") == ""
+
+
+def test_no_headers_no_session() -> None:
+    assert Encryption(NODE).session({}) is None
+    assert Encryption(NODE).session({"x-model-pub-key": "aa", "x-no-aliasing": "true"} | ALL) is None
+
+
+ED = {"x-signing-algo": "ed25519", "x-client-pub-key": KEY}
+WALLET = {"x-signing-algo": "ECDSA", "x-client-pub-key": NODE.signing_public_key("ecdsa").hex()}
+
+
+@pytest.mark.parametrize("headers", [
+    ED, ED | {"x-signing-algo": "Ed25519", "x-client-pub-key": KEY.upper()}, ED | {"x-encryption-version": "2"}, WALLET,
+    WALLET | {"x-client-pub-key": "04" + WALLET["x-client-pub-key"], "x-encryption-version": "2"},
+    ED | {"x-encrypt-all-fields": "TRUE"}, ED | {"x-encrypt-all-fields": "0"}])
+def test_headers(headers: dict[str, str]) -> None:
+    assert session(headers).all_fields == (headers.get("x-encrypt-all-fields") == "TRUE")
+
+
+@pytest.mark.parametrize(("headers", "reason"), [
+    ({"x-signing-algo": "ed25519"}, "Both X-Signing-Algo and X-Client-Pub-Key"),
+    ({"x-client-pub-key": KEY}, "Both X-Signing-Algo and X-Client-Pub-Key"),
+    (ED | {"x-signing-algo": "rsa"}, "X-Signing-Algo"), (ED | {"x-signing-algo": ""}, "X-Signing-Algo"),
+    (ED | {"x-client-pub-key": "xx"}, "valid hex"), (ED | {"x-client-pub-key": "0x" + KEY}, "valid hex"),
+    (ED | {"x-client-pub-key": KEY[:2] + " " + KEY[2:]}, "valid hex"),
+    (ED | {"x-client-pub-key": KEY[2:]}, "32 bytes, this one 31"), (ED | {"x-client-pub-key": ""}, "this one 0"),
+    (ED | {"x-client-pub-key": "00" * 32}, "not a public key"),
+    (WALLET | {"x-client-pub-key": "11" * 64}, "not a public key"),
+    (WALLET | {"x-client-pub-key": "05" + "11" * 64}, "this one has 65"),
+    (WALLET | {"x-client-pub-key": KEY}, "this one has 32"),
+    (ED | {"x-encryption-version": "3"}, "X-Encryption-Version"), (ED | {"x-encryption-version": ""}, "Version"),
+    (ED | {"x-encrypt-all-fields": "yes"}, "X-Encrypt-All-Fields"),
+])
+def test_malformed_headers(headers: dict[str, str], reason: str) -> None:
+    with pytest.raises(NodeError, match=reason) as caught:
+        Encryption(NODE).session(headers)
+    assert caught.value.status == 400 and KEY[:16] not in str(caught.value)
+
+
+VALUES = st.text(max_size=8) | st.binary(max_size=70).map(bytes.hex) | st.sampled_from(
+    ["ed25519", "ecdsa", KEY, WALLET["x-client-pub-key"], "1", "2", "true"])
+NAMES = ["x-signing-algo", "x-client-pub-key", "x-encryption-version", "x-encrypt-all-fields"]
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES))
+def test_any_headers_are_a_session_or_refused(headers: dict[str, str]) -> None:
+    try:
+        Encryption(NODE).session(headers)
+    except NodeError as error:
+        assert error.status == 400
+
+
+PLACES: list[tuple[str, dict[str, Any]]] = [
+    ("messages[1].content", {"messages": [{}, {"content": "BAD"}]}),
+    ("messages[0].reasoning", {"messages": [{"reasoning": "BAD"}]}),
+    ("messages[0].audio.data", {"messages": [{"audio": {"data": "BAD"}}]}),
+    ("messages[0].tool_calls[1].function.arguments",
+     {"messages": [{"tool_calls": [{}, {"function": {"arguments": "BAD"}}]}]}),
+    ("tools[0].function.parameters", {"tools": [{"function": {"parameters": "BAD"}}]}),
+    ("tool_choice.function.name", {"tool_choice": {"function": {"name": "BAD"}}}),
+    ("prompt", {"prompt": "BAD"}), ("prompt[1]", {"prompt": ["", "BAD"]}),
+]
+
+
+@pytest.mark.parametrize("client", clients())
+@pytest.mark.parametrize(("place", "template"), PLACES)
+def test_every_failure_names_the_field_and_no_more(client: Client, place: str, template: dict[str, Any]) -> None:
+    def refusal(text: str) -> str:
+        body = json.loads(json.dumps(template).replace("BAD", text))
         with pytest.raises(NodeError) as caught:
-            session(client).open_request({"messages": [{"role": "user", "content": data.hex()}]})
-        said.add((caught.value.status, caught.value.message))
-    assert len(said) == 1 and said.pop()[1].startswith("messages[0].content: Decryption failed")
+            session(client.headers | ALL).open_request(body)
+        assert caught.value.status == 400 and str(caught.value).startswith(f"{place}: ")
+        return str(caught.value)
+
+    secret = client.encrypt("my secret")
+    assert "not encrypted" in refusal("Hello") and "Hello" not in refusal("Hello")
+    others = {refusal(text) for text in (
+        "00", secret[:-2], secret[:60], secret[:-2] + f"{int(secret[-2:], 16) ^ 1:02x}", "00" * 100, "04" * 200,
+        client.encrypt("x")[:-8] + "00000000")}
+    assert len(others) == 1 and "can not be decrypted" in others.pop()
 
 
-@given(text=st.text(max_size=200), way=st.sampled_from(WAYS))
-def test_any_text_is_a_400(text: str, way: tuple[str, str]) -> None:
-    if text:
-        with pytest.raises(NodeError) as caught:
-            session(Client(*way)).open_request({"prompt": text})
-        assert caught.value.status == 400
+@pytest.mark.parametrize("client", clients())
+def test_parameters_that_are_not_json(client: Client) -> None:
+    body = {"tools": [{"function": {"parameters": client.encrypt("{")}}]}
+    with pytest.raises(NodeError, match=r"tools\[0\].function.parameters: .* not JSON"):
+        session(client.headers | ALL).open_request(body)
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.just(""), lambda inner: st.lists(inner, max_size=3)
-                    | st.dictionaries(st.sampled_from(["content", "function", "name", "audio", "data", "text"]), inner,
-                                      max_size=3), max_leaves=12)
+JSON = st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["", "x", "00", "ab" * 90]),
+                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(
+                        ["messages", "content", "tools", "function", "parameters", "prompt", "audio", "data", "choices",
+                         "delta", "message", "text", "tool_calls", "logprobs", "token", "bytes", "top_logprobs"]),
+                        inner, max_size=4), max_leaves=12)
 
 
-@given(body=st.fixed_dictionaries(dict.fromkeys(("messages", "tools", "tool_choice", "prompt", "choices"), JSON)))
-def test_bodies_of_any_shape_pass(body: dict[str, Any]) -> None:
-    """Whatever is not text where text is expected is left for the engine to refuse."""
-    talk = session(Client("ed25519"), **{"x-encrypt-all-fields": "true"})
-    assert talk.open_request(body) == body
-    talk.seal_response(body)
+@given(st.dictionaries(st.sampled_from(["messages", "tools", "tool_choice", "prompt", "choices", "x"]), JSON))
+@example({"messages": {"0": {"content": "x"}}})
+@example({"messages": [["content"]]})
+@example({"choices": [[{"message": 3}]]})
+def test_any_body_is_opened_or_refused_and_sealed(body: dict[str, Any]) -> None:
+    under = session(ED | ALL)
+    try:
+        under.open_request(body)
+    except NodeError as error:
+        assert error.status == 400
+    under.seal_response(body)
+    under.seal_chunk(body)
+
+
+def test_a_session_shows_no_keys() -> None:
+    shown = repr(session(ED)) + repr(session(WALLET))
+    assert "07" * 8 not in shown and KEY[:16] not in shown

@@ -1,99 +1,138 @@
-"""Signatures of answers: NEAR AI's published vector, independent libraries, and the store."""
+"""Signatures of answers: NEAR AI's golden vector, and wallets' libraries on the other side."""
 
-import base64
 import json
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pytest
 from coincurve import PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from eth_account import Account
 from eth_account.messages import encode_defunct
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
-from nacl.signing import SigningKey
 
-from nearfield.node import nep413
 from nearfield.node.errors import NodeError
-from nearfield.node.identity import Identity
-from nearfield.node.keys import ed25519_secret, encode_key
+from nearfield.node.identity import Algorithm, Identity
 from nearfield.node.signing import Signature, SignatureStore, sign_text, signed_text, verify_text
 
-NODE = Identity("node.near", SigningKey(b"\x01" * 32), PrivateKey(b"\x02" * 32))
+ALGORITHMS: list[Algorithm] = ["ecdsa", "ed25519"]
+TEXTS = ["", "model:aa:bb", "模型/é:" + "0" * 64 + ":" + "1" * 64]
 
 
-def test_the_published_vector(shared_data: Path) -> None:
-    vector = json.loads((shared_data / "near" / "docs-chat-verification" / "vector.json").read_text())
-    given_signature = vector["signature"]
-    request, response = (sha256(vector[name].encode()).hexdigest() for name in ("request_body", "response_body"))
-    model = json.loads(vector["request_body"])["model"]
-    assert signed_text(model, request, response) == given_signature["text"]
-    signed = Signature(*(given_signature[name] for name in ("text", "signature", "signing_address", "signing_algo")))
+def test_golden_vector_of_near_ai(near_data: Path) -> None:
+    vector = json.loads((near_data / "docs-chat-verification" / "vector.json").read_bytes())
+    hashes = (sha256(vector[part].encode()).hexdigest() for part in ("request_body", "response_body"))
+    signature = Signature(**vector["signature"])
+    assert signed_text(json.loads(vector["request_body"])["model"], *hashes) == signature.text
+    assert verify_text(signature)
+    assert not verify_text(replace(signature, text=signature.text[:-1]))
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_wallet_recovers_the_address(identity: Identity, text: str) -> None:
+    signed = sign_text(identity, "ecdsa", text)
+    assert len(signed.signature) == 132 and signed.signing_address == signed.signing_address.lower()
+    wallet = Account.recover_message(encode_defunct(text=text), signature=signed.signature)
+    assert wallet.lower() == signed.signing_address and verify_text(signed)
+    assert signed.signature == "0x" + Account.sign_message(
+        encode_defunct(text=text), identity.secp256k1.secret).signature.hex().removeprefix("0x")
+
+
+def test_both_recovery_bytes_occur(identity: Identity) -> None:
+    signatures = [sign_text(identity, "ecdsa", str(number)) for number in range(32)]
+    assert {signed.signature[-2:] for signed in signatures} == {"1b", "1c"}
+    assert all(verify_text(signed) and len(signed.signature) == 132 for signed in signatures)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_ed25519(identity: Identity, text: str) -> None:
+    signed = sign_text(identity, "ed25519", text)
+    assert len(signed.signature) == 128 and len(signed.signing_address) == 64
+    key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(signed.signing_address))
+    key.verify(bytes.fromhex(signed.signature), text.encode())
     assert verify_text(signed)
-    assert not verify_text(replace(signed, text=signed.text[:-1] + "0"))
 
 
-@given(text=st.text(max_size=300))
-def test_independent_libraries_agree(text: str) -> None:
-    ecdsa, ed25519 = sign_text(NODE, "ecdsa", text), sign_text(NODE, "ed25519", text)
-    address = Account.recover_message(encode_defunct(text=text), signature=ecdsa.signature)
-    assert address.lower() == ecdsa.signing_address
-    account = Account.from_key(NODE.secp256k1.secret)
-    assert "0x" + account.sign_message(encode_defunct(text=text)).signature.hex().removeprefix("0x") == ecdsa.signature
-    public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(ed25519.signing_address))
-    public.verify(bytes.fromhex(ed25519.signature), text.encode())
-    assert verify_text(ecdsa) and verify_text(ed25519)
-    assert (len(ecdsa.signature), len(ed25519.signature)) == (132, 128)
+@pytest.mark.parametrize("algo", ALGORITHMS)
+@given(field=st.sampled_from(["text", "signature", "signing_address"]), data=st.data())
+def test_one_changed_character_is_noticed(identity: Identity, algo: Algorithm, field: str, data: st.DataObject) -> None:
+    signed = sign_text(identity, algo, "model:aa:bb")
+    value = getattr(signed, field)
+    at = data.draw(st.integers(0, len(value) - 1))
+    other = data.draw(st.sampled_from("0123456789abcdefxz ").filter(lambda c: c != value[at]))
+    assert not verify_text(replace(signed, **{field: value[:at] + other + value[at + 1:]}))
 
 
-@given(parts=st.tuples(*[st.text(max_size=140) | st.none() | st.integers()] * 3),
-       algo=st.sampled_from(["ecdsa", "ed25519", "", "rsa", None]))
-def test_whatever_is_malformed_is_not_verified(parts: tuple[Any, Any, Any], algo: Any) -> None:
-    assert not verify_text(Signature(*parts, algo))
+def test_the_address_of_a_checksummed_wallet_is_the_same(identity: Identity) -> None:
+    signed = sign_text(identity, "ecdsa", "t")
+    assert verify_text(replace(signed, signing_address=Account.from_key(identity.secp256k1.secret).address))
 
 
-def test_changed_signatures(shared_data: Path) -> None:
-    for algo in ("ecdsa", "ed25519"):
-        signed = sign_text(NODE, algo, "m:a:b")
-        for i in range(2, len(signed.signature)):
-            other = signed.signature[:i] + ("0" if signed.signature[i] != "0" else "1") + signed.signature[i + 1:]
-            assert not verify_text(replace(signed, signature=other)), (algo, i)
+WORDS = st.text(max_size=140) | st.integers() | st.none() | st.from_regex("(0x)?[0-9a-f]{64}([0-9a-f]{64})?(1b|1c)?")
 
 
-def test_the_store_forgets_by_age_and_by_number() -> None:
-    now = 0.0
-    store = SignatureStore(NODE, ttl=10, capacity=2, clock=lambda: now)
-    for name in ("a", "b", "c"):
-        store.put(name, name)
-    with pytest.raises(NodeError, match="Chat id not found or expired"):
-        store.get("a")
-    assert verify_text(store.get("b", "ed25519")) and store.get("c").signing_algo == "ecdsa"
-    now = 10.0
+@given(st.text(), WORDS, WORDS, st.sampled_from(["ecdsa", "ed25519", "x", None]))
+@example("t", "0x" + "00" * 64 + "1b", "0x" + "00" * 20, "ecdsa")
+@example("t", "0x" + "ff" * 64 + "1c", "0x" + "00" * 20, "ecdsa")
+@example("\ud800", "0x" + "11" * 64 + "1c", "0x" + "00" * 20, "ecdsa")
+@example("t", "00" * 64, "00" * 32, "ed25519")
+@example("t", "00" * 64, "0g", "ed25519")
+def test_anything_malformed_is_false(text: str, signature: object, address: object, algo: object) -> None:
+    assert verify_text(Signature(text, signature, address, algo)) is False  # type: ignore[arg-type]
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def refusal(store: SignatureStore, chat_id: str, algo: str | None = None) -> NodeError:
     with pytest.raises(NodeError) as caught:
-        store.get("c")
-    assert caught.value.status == 404 and len(store) == 0
-    store.put("d", "d")
-    with pytest.raises(NodeError, match="Invalid signing algorithm"):
-        store.get("d", "rsa")
+        store.get(chat_id, algo)
+    return caught.value
 
 
-def test_nep_413(shared_data: Path) -> None:
-    vectors = json.loads((shared_data / "near" / "nep413" / "vectors.json").read_text())["vectors"]
-    for vector in vectors:
-        nonce = base64.b64decode(vector["nonce_base64"])
-        fields = vector["message"], nonce, vector["recipient"], vector["callback_url"]
-        signature = base64.b64decode(vector["signature_base64"]) if "signature_base64" in vector else bytes.fromhex(
-            vector["signature_hex"])
-        if "secret_key" in vector:
-            node = Identity(vector["account_id"], ed25519_secret(vector["secret_key"]), PrivateKey())
-            assert node.nep413(*fields) == signature
-            public = node.public_key
-        else:
-            public = encode_key("ed25519", bytes.fromhex(vector["public_key_hex"]))
-        assert nep413.verify(public, signature, *fields)
-        assert not nep413.verify(public, signature, fields[0] + "!", *fields[1:])
-        assert not nep413.verify(public, signature[:-1], *fields)
-    assert len(vectors) == 3
+def test_store_signs_what_it_holds(identity: Identity) -> None:
+    store = SignatureStore(identity)
+    store.put("chatcmpl-1", "m:a:b")
+    assert store.get("chatcmpl-1") == store.get("chatcmpl-1", "ecdsa") == sign_text(identity, "ecdsa", "m:a:b")
+    assert store.get("chatcmpl-1", "ed25519").json() == {
+        "text": "m:a:b", "signature": identity.sign(b"m:a:b").hex(), "signing_algo": "ed25519",
+        "signing_address": identity.signing_address("ed25519")}
+    assert refusal(store, "chatcmpl-1", "rsa").status == 400
+
+
+def test_store_forgets(identity: Identity) -> None:
+    clock = Clock()
+    store = SignatureStore(identity, ttl=1200, clock=clock)
+    store.put("a", "a")
+    clock.now = 600
+    store.put("b", "b")
+    clock.now = 1199
+    assert store.get("a").text == "a"
+    clock.now = 1200
+    assert (refusal(store, "a").status, str(refusal(store, "a"))) == (404, "Chat id not found or expired")
+    assert store.get("b").text == "b" and len(store) == 1
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 5)), max_size=40), st.integers(1, 4))
+def test_store_is_the_latest_texts(puts: list[tuple[str, int]], capacity: int) -> None:
+    clock, model = Clock(), list[tuple[str, str, float]]()
+    store = SignatureStore(Identity("a.near", None, PrivateKey(bytes([7]) * 32)),  # type: ignore[arg-type]
+                           ttl=10, capacity=capacity, clock=clock)
+    for number, (name, wait) in enumerate(puts):
+        clock.now += wait
+        store.put(name, str(number))
+        model = [entry for entry in model if entry[0] != name] + [(name, str(number), clock.now + 10)]
+        model = [entry for entry in model if entry[2] > clock.now][-capacity:]
+        assert len(store) == len(model)
+    for name in "abcdefgh":
+        kept = [text for stored, text, _ in model if stored == name]
+        assert [store.get(name).text] == kept if kept else refusal(store, name).status == 404

@@ -51,7 +51,7 @@ class NoEvidence:
 
 
 class DstackEvidence:
-    """The guest agent of dstack on its Unix socket, over HTTP (https://docs.phala.com/dstack, GetQuote and Info)."""
+    """The guest agent of dstack on its Unix socket, over HTTP (GetQuote and Info of its sdk/curl/api.md)."""
 
     def __init__(self, socket: Path = DSTACK_SOCKET) -> None:
         self._socket = socket
