@@ -141,7 +141,7 @@ class Stand:
         self.till = till or Till([])
         self.journal = self.till.journal
         self.signatures = SignatureStore(identity())
-        self.parts = Parts(MODEL, Anyone(), Plain(), self.till, self.signatures)
+        self.parts = Parts(MODEL, Anyone(), Plain(), self.till, self.signatures, {"prompt": "0.1"})
         self.node = Node(engine, self.parts, Endpoints(endpoints))
         self.left: asyncio.Event | None = None
         self.on_chunk: Callable[[bytes], None] = lambda _chunk: None

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfield.core.errors import ConfigError
@@ -49,6 +49,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.floats() | st.lists(st.integers())
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(list(NodeConfig.__dataclass_fields__)), VALUES))
 def test_any_table_is_options_or_an_error(table: dict[str, object]) -> None:
     try:

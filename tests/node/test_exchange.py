@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfield.node.errors import NodeError
@@ -53,6 +53,7 @@ def test_a_stream_is_recorded_before_its_last_event_and_signed_up_to_it() -> Non
     assert stand.journal[at + 1] == ("sent", DONE, False)
 
 
+@settings(deadline=None)
 @given(cuts=st.lists(st.integers(1, 400), max_size=12), ends=st.sampled_from(["\n", "\r\n", "\r"]))
 def test_a_stream_is_the_same_however_it_is_cut_and_its_lines_end(cuts: list[int], ends: str) -> None:
     plain = b"".join(STREAM)
@@ -313,6 +314,7 @@ def test_what_is_not_listed_does_not_reach_the_engine(method: str, path: str) ->
     assert answer.status == 404 and answer.json()["error"]["type"] == "not_found" and engine.bodies == []
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_stream_of_an_engine_ends_in_order(data: bytes) -> None:
     stand = Stand(streaming(data))
@@ -323,6 +325,7 @@ def test_any_stream_of_an_engine_ends_in_order(data: bytes) -> None:
 JSON = st.recursive(st.none() | st.integers(-2**63, 2**63) | st.text("a\u00e9\n\"", max_size=4), st.lists)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.dictionaries(st.sampled_from(["id", "usage", "choices", "object", "error"]), JSON))
 def test_any_json_of_an_engine_is_answered(body: dict[str, Any]) -> None:
     data = orjson.dumps(body)

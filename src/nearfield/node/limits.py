@@ -4,14 +4,14 @@ The engine's own `/tokenize` counts (Nearfield's and vLLM's answer alike); an en
 taken as one token a byte, which is more than they are.
 """
 
-import asyncio
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import ASGIApp, Scope
 
 from nearfield.node.errors import NodeError
+from nearfield.node.wire import ask
 
 TEMPLATE_TOKENS = 256
 """What a chat template may add to the bytes of a request, where it can not be counted."""
@@ -62,7 +62,7 @@ async def count_prompt(engine: ASGIApp, scope: Scope, body: dict[str, Any]) -> P
         ids = [item for item in prompt if isinstance(item, int)]
         return Prompt(len(ids)) if len(ids) == len(prompt) else _bound(body)
     asked = orjson.dumps({name: body[name] for name in COUNTED if body.get(name) is not None})
-    status, answer = await _ask(engine, scope, asked)
+    status, answer = await ask(engine, scope, "POST", "/tokenize", asked)
     if status != 200:
         return _bound(body)
     try:
@@ -84,29 +84,3 @@ def _count(body: dict[str, Any], name: str) -> int | None:
     if value is not None and (type(value) is not int or value < 1):
         raise NodeError(400, f"{name} must be a whole number of at least 1")
     return value
-
-
-async def _ask(engine: ASGIApp, scope: Scope, body: bytes) -> tuple[int, bytes]:
-    """POST /tokenize inside the process: status and body of the answer; 502 where there is none."""
-    status, chunks = 502, []
-    unread = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive() -> Message:
-        return unread.pop() if unread else await asyncio.get_running_loop().create_future()
-
-    async def send(message: Message) -> None:
-        nonlocal status
-        if message["type"] == "http.response.start":
-            status = message["status"]
-        else:
-            chunks.append(message.get("body", b""))
-
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()),
-               *((name, value) for name, value in scope["headers"] if name == b"host")]
-    asked = {**scope, "method": "POST", "path": "/tokenize", "raw_path": b"/tokenize", "query_string": b"",
-             "headers": headers, "state": dict(scope.get("state", {}))}
-    try:
-        await engine(asked, receive, send)
-    except NodeError as error:
-        return error.status, b""
-    return status, b"".join(chunks)

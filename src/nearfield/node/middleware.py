@@ -13,13 +13,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from nearfield.node.errors import NodeError
 from nearfield.node.exchange import Exchange
 from nearfield.node.parts import Keys, Parts
-from nearfield.node.wire import send_error
+from nearfield.node.wire import ask, read_object, send_error, send_json
 
 SIGNED = frozenset({"/v1/chat/completions", "/v1/completions"})
 # Open to all: NEAR AI's own list, and what load balancers ask.
 OPEN = frozenset({"/", "/version", "/health", "/healthz", "/ready", "/metrics", "/v1/metrics", "/v1/models",
                   "/v1/loads", "/v1/attestation/report"})
-PASSED = re.compile(r"GET /(?:health|ready|version|metrics|v1/metrics|v1/models(?:/.+)?|v1/loads|v1/receipt/[^/]+"
+PASSED = re.compile(r"GET /(?:health|ready|version|metrics|v1/models/.+|v1/loads|v1/receipt/[^/]+"
                     r"|v1/verify/selftest)|POST /(?:tokenize|detokenize)")
 TENANT_DIGITS = 16
 
@@ -59,10 +59,25 @@ class Node:
             await self._exchange.run(scope, receive, send)
         elif await self._endpoints(scope, receive, send):
             return
+        elif (method, path) == ("GET", "/v1/models"):
+            await self._models(scope, send)
+        elif (method, path) == ("GET", "/v1/metrics"):
+            await self._engine({**scope, "path": "/metrics", "raw_path": b"/metrics"}, receive, send)
         elif PASSED.fullmatch(f"{method} {path}") and ".." not in path:
             await self._engine(scope, receive, send)
         else:
             raise NodeError(404, "no such endpoint on this node")
+
+    async def _models(self, scope: Scope, send: Send) -> None:
+        """The engine's list of models, with the node's prices in the entry of its own."""
+        status, data = await ask(self._engine, scope, "GET", "/v1/models")
+        body = read_object(data) if status == 200 else {}
+        if not isinstance(entries := body.get("data"), list):
+            raise NodeError(502, "the engine behind this node does not say which models it has")
+        priced = {"pricing": self._parts.pricing, "is_ready": True}
+        found = [{**entry, **priced, "context_length": entry.get("max_model_len")} for entry in entries
+                 if isinstance(entry, dict) and entry.get("id") == self._parts.model]
+        await send_json(send, 200, {**body, "data": found})
 
 
 def _tenant(scope: Scope, keys: Keys) -> str:

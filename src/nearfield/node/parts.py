@@ -52,10 +52,11 @@ class Keys(Protocol):
 
 @dataclass(frozen=True)
 class Parts:
-    """One node: read by every request, changed by none."""
+    """One node: read by every request, changed by none. pricing: dollars per token, as /v1/models shows them."""
 
     model: str
     keys: Keys
     encryption: Encryption
     payment: Payment
     signatures: SignatureStore
+    pricing: Mapping[str, str]

@@ -1,11 +1,16 @@
-"""The node's own endpoints: who it is, what it signed, what evidence it has."""
+"""The node's own endpoints: who it is, what it signed, what evidence it has, what an answer cost."""
 
+import asyncio
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from nearfield.node.attestation import Attester
 from nearfield.node.endpoints import Call, Endpoint, Reply
+from nearfield.node.errors import NodeError
+from nearfield.node.ledger import Ledger
 from nearfield.node.signing import SignatureStore
+from nearfield.node.usage import Signer, sign_usage
 
 NO_STORE = (("Cache-Control", "no-store"),)
 
@@ -26,3 +31,15 @@ def identity_endpoints(about: dict[str, Any], attester: Attester, signatures: Si
 
     return (Endpoint("GET", "/", root), Endpoint("GET", "/healthz", healthz),
             Endpoint("GET", "/v1/attestation/report", report), Endpoint("GET", "/v1/signature/{id}", signature))
+
+
+def usage_endpoints(ledger: Ledger, signer: Signer) -> Sequence[Endpoint]:
+    """What an answer used and cost, signed."""
+    async def usage(call: Call) -> Reply:
+        charge = await asyncio.to_thread(ledger.response, call.path["id"])
+        if charge is None:
+            raise NodeError(404, "Chat id not found")
+        return Reply({**asdict(charge.usage), "cost_nano": charge.cost_nano, "created": charge.created,
+                      **sign_usage(signer, charge)}, headers=dict(NO_STORE))
+
+    return (Endpoint("GET", "/v1/usage/{id}", usage),)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any
 
 import orjson
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nearfield.node.errors import NodeError
 
@@ -54,6 +54,32 @@ async def unless(signal: asyncio.Future[Any], work: Awaitable[None]) -> None:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def ask(engine: ASGIApp, scope: Scope, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+    """A request of the node's own to its engine, on behalf of `scope`: status and body of the answer."""
+    status, chunks = 502, []
+    unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        return unread.pop() if unread else await asyncio.get_running_loop().create_future()
+
+    async def send(message: Message) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+        else:
+            chunks.append(message.get("body", b""))
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()),
+               *((name, value) for name, value in scope["headers"] if name == b"host")]
+    asked = {**scope, "method": method, "path": path, "raw_path": path.encode(), "query_string": b"",
+             "headers": headers, "state": dict(scope.get("state", {}))}
+    try:
+        await engine(asked, receive, send)
+    except NodeError as error:
+        return error.status, b""
+    return status, b"".join(chunks)
 
 
 def read_object(data: bytes) -> dict[str, Any]:
