@@ -31,7 +31,8 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     ("ledger = 5", ["ledger", "in quotes"]), ("prices = 1", ["prices", "a table"]),
     ('payment = "gold"', ["payment", "free, prepaid, channel", "'gold'"]),
     ('payment = "channel"', ["channels", "nano_dollars_per_near"]),
-    ('endpoint = "ftp://x"', ["endpoint", "https://"]), ("x = ", ["not TOML"]), ("nano_dollars_per_near = true", ["whole"]),
+    ('endpoint = "ftp://x"', ["endpoint", "https://"]), ("x = ", ["not TOML"]),
+    ("nano_dollars_per_near = true", ["whole"]),
 ])
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: list[str]) -> None:
     file = tmp_path / "node.toml"
