@@ -2,9 +2,9 @@
 
 A signed usage lets a client keep its own account, and shows a third party what the node says it has charged. The
 signed text is `nearfield-usage-v1`, a line feed, and a JSON object in ASCII without spaces, its keys in the order of
-the alphabet: cached_tokens, completion_tokens, cost_nano (nano-dollars charged), created (Unix seconds), id, model,
-prompt_tokens. The signature is ed25519 over the bytes of that text, not hashed before. The first line keeps it apart
-from all else that the node's key signs.
+the alphabet: cached_tokens, completion_tokens, cost_nano (nano-dollars, by the node's prices), created (Unix
+seconds), id, model, prompt_tokens. The signature is ed25519 over the bytes of that text, not hashed before. The first
+line keeps it apart from all else that the node's key signs.
 """
 
 import json
@@ -58,7 +58,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Charge:
-    """A response as it was charged: nano-dollars, and Unix seconds."""
+    """A response as it is in the books: its cost in nano-dollars, and Unix seconds."""
 
     usage: Usage
     cost_nano: int
