@@ -87,7 +87,7 @@ class Till:
     refuse: NodeError | None = None
     known: bool = False
 
-    def authorise(self, headers: Mapping[str, str], prompt_tokens: int, answer_tokens: int | None) -> "Till":
+    async def authorise(self, headers: Mapping[str, str], prompt_tokens: int, answer_tokens: int | None) -> "Till":
         if self.refuse is not None:
             raise self.refuse
         self.journal.append(("authorised", prompt_tokens, answer_tokens))

@@ -29,8 +29,9 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     ('[prices]\nprompts = "1"', ["'prices.prompts'", "'prompt'"]),
     ('[prices]\nprompt = 0.5', ["prices.prompt", "in quotes"]),
     ("ledger = 5", ["ledger", "in quotes"]), ("prices = 1", ["prices", "a table"]),
-    ('payment = "gold"', ["payment", "free, prepaid, channel", "'gold'"]),
+    ('payment = "gold"', ["payment", "free, prepaid, channel, both", "'gold'"]),
     ('payment = "channel"', ["channels", "nano_dollars_per_near"]),
+    ('payment = "prepaid"', ["prepaid", "prices"]), ('[prices]\nprompt = "x"\n', ["prompt", "'x'"]),
     ('endpoint = "ftp://x"', ["endpoint", "https://"]), ("x = ", ["not TOML"]),
     ("nano_dollars_per_near = true", ["whole"]),
 ])

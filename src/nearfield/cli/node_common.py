@@ -44,7 +44,7 @@ def check_node(config: Path | None) -> None:
     from nearfield.node.config import read_config
     from nearfield.node.identity import default_home, load
 
-    read_config(config).prices.parsed()
+    read_config(config)
     load(default_home())
 
 
@@ -60,7 +60,8 @@ def describe_node(node: "OpenNode") -> list[str]:
     """The lines of a banner that say whose node it is, what vouches for it and what it costs."""
     identity, config = node.identity, node.config
     tee = "no TEE: its receipts and signatures vouch for it" if config.tee == "none" else "TDX, by dstack"
-    paid = {"free": "free of charge", "prepaid": "from balances of API keys", "channel": "by channel vouchers"}
+    paid = {"free": "free of charge", "prepaid": "from balances of API keys", "channel": "by channel vouchers",
+            "both": "from balances of API keys, or by channel vouchers"}
     return [
         f"account   {identity.account_id}",
         f"address   {identity.signing_address('ecdsa')} (ecdsa), ed25519 as the account's key",

@@ -31,13 +31,14 @@ def run(args: argparse.Namespace) -> int:
     node = open_from(args.node_config, args.model, keys)
     from nearfield.node.upstream import Upstream
 
+    engine = Upstream(args.engine)
     try:
         with bind(args.host, args.port) as sock:
             sock.listen()
             print(box([f"model     {args.model}, served by {args.engine}", f"URL       {url_of(sock)}/v1",
                        f"API keys  {'needed' if keys else 'none: whoever reaches the port may use it'}",
                        *describe_node(node), "receipts  none: only Nearfield's own engine gives them"]), flush=True)
-            return serve_front(node.front(Upstream(args.engine)), sock)
+            return serve_front(node.front(engine), sock, engine.aclose)
     finally:
         node.close()
 

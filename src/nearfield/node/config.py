@@ -13,14 +13,20 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from nearfield.core.errors import ConfigError, nearest
 from nearfield.node.prices import Prices
 
-PaymentMode = Literal["free", "prepaid", "channel"]
+PaymentMode = Literal["free", "prepaid", "channel", "both"]
 Tee = Literal["none", "dstack"]
 Network = Literal["testnet", "mainnet"]
+# Circle's, https://developers.circle.com/stablecoins/usdc-contract-addresses
+USDC = MappingProxyType({
+    "mainnet": "17208628f84f5d6ad33f0da3bbbeb27ffcb398eac501a31bd6ad2011e36133a1",
+    "testnet": "3e2210e1184b45b64c8a434c0a7e7b23cc04ea7eb7a6c3c32520d03d4afcb8af",
+})
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,9 @@ class PricesConfig:
     completion: str = "0"
     cached: str | None = None
 
+    def __post_init__(self) -> None:
+        self.parsed()
+
     def parsed(self) -> Prices:
         """In nano-dollars per token. Raises ConfigError."""
         return Prices.from_dollars(self.prompt, self.completion, self.cached)
@@ -40,11 +49,11 @@ class PricesConfig:
 class NodeConfig:
     """How a node serves.
 
-    ledger: an SQLAlchemy URL (None: SQLite in the node's home). payment: nothing, balances of API keys, or vouchers
-    of a payment channel. endpoint: the URL at which clients reach this node, for the registry. usage_url,
+    ledger: an SQLAlchemy URL (None: SQLite in the node's home). payment: for nothing, from balances of API keys, by
+    vouchers of a payment channel, or by either. endpoint: the URL at which clients reach this node. usage_url,
     usage_token_file: where usage is posted, with which bearer token. network, rpc_url: the chain; registry,
     channels: accounts of the two contracts. nano_dollars_per_near: the price of a NEAR, for vouchers.
-    facilitator_url, facilitator_key_file, asset: top-ups by x402, in a token of 6 decimals worth a dollar.
+    facilitator_url, facilitator_key_file: top-ups by x402 in USDC; asset: its contract, where it is another.
     tee, tee_socket: what gives evidence.
     """
 
@@ -69,13 +78,20 @@ class NodeConfig:
         for name, kind in (("payment", PaymentMode), ("tee", Tee), ("network", Network)):
             if getattr(self, name) not in get_args(kind):
                 raise ConfigError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
-        if self.payment == "channel" and (self.channels is None or self.nano_dollars_per_near is None):
-            raise ConfigError('payment = "channel" needs channels, the account of the channel contract, and '
+        if self.payment in ("channel", "both") and (self.channels is None or self.nano_dollars_per_near is None):
+            raise ConfigError(f'payment = "{self.payment}" needs channels, the account of the channel contract, and '
                               "nano_dollars_per_near, the price of a NEAR")
+        if self.payment != "free" and self.prices.parsed().free:
+            raise ConfigError(f'payment = "{self.payment}" needs prices: give prompt and completion in [prices]')
         for name in ("endpoint", "usage_url", "rpc_url", "facilitator_url"):
             value = getattr(self, name)
             if value is not None and not value.startswith(("http://", "https://")):
                 raise ConfigError(f"{name} must be an http:// or https:// URL")
+
+    @property
+    def usdc(self) -> str:
+        """The contract of the dollars that top-ups are paid in."""
+        return self.asset or USDC[self.network]
 
 
 def read_config(file: Path | None) -> NodeConfig:

@@ -92,11 +92,10 @@ class Exchange:
             options = body.get("stream_options")
             body = {**body, "stream_options": {**(options if isinstance(options, dict) else {}), "include_usage": True}}
         if not payment.priced:
-            return await asyncio.to_thread(payment.authorise, asked.headers, 0, None), body
+            return await payment.authorise(asked.headers, 0, None), body
         wanted, many = longest(body), answers(body)
         prompt = await count_prompt(self._engine, scope, body)
-        allowance = await asyncio.to_thread(
-            payment.authorise, asked.headers, prompt.tokens, None if wanted is None else wanted * many)
+        allowance = await payment.authorise(asked.headers, prompt.tokens, None if wanted is None else wanted * many)
         affordable = allowance.tokens_affordable(prompt.tokens)
         if affordable is None:
             return allowance, body

@@ -37,7 +37,7 @@ class Payment(Protocol):
     @property
     def priced(self) -> bool: ...
 
-    def authorise(self, headers: Lines, prompt_tokens: int, answer_tokens: int | None) -> Allowance:
+    async def authorise(self, headers: Lines, prompt_tokens: int, answer_tokens: int | None) -> Allowance:
         """Reserve what such a request may cost. Raises NodeError: 402 that says what is owed, 400, 401."""
 
 

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
 import uvicorn
@@ -66,11 +66,18 @@ def serve(app: ASGIApp, sock: socket.socket, loop: Stoppable) -> int:
     return 0 if server.finished else 1
 
 
-def serve_front(app: ASGIApp, sock: socket.socket) -> int:
-    """Serve an application whose engine is another process's, as `serve` does. The first signal closes the port and
-    lets requests end, for DRAIN_SECONDS."""
+def serve_front(app: ASGIApp, sock: socket.socket, close: Callable[[], Awaitable[None]]) -> int:
+    """Serve an application whose engine is another process's, as `serve` does; `close` its connections at the end.
+
+    The first signal closes the port and lets requests end, for DRAIN_SECONDS.
+    """
     server = Server(settings(Trace(app), DRAIN_SECONDS), _Elsewhere())
-    asyncio.run(server.serve(sockets=[sock]))
+
+    async def run() -> None:
+        await server.serve(sockets=[sock])
+        await close()
+
+    asyncio.run(run())
     return 0 if server.finished else 1
 
 
