@@ -25,7 +25,8 @@ NAMES = ("X-Signing-Algo", "X-Client-Pub-Key", "X-Encryption-Version", "X-Encryp
          "Authorization", "X-Request-Hash", "X-Request-Id", "Content-Type")
 LATIN = st.text(st.characters(min_codepoint=33, max_codepoint=255, exclude_characters="\x7f"), max_size=80)
 LIKELY = st.sampled_from(["", "0", "1", "2", "true", "ed25519", "ecdsa", "ab" * 32, "04" + "ab" * 64, "ab" * 64,
-                          "00" * 32, "Bearer " + "k" * 40, "Bearer ", base64.b64encode(encode_state("c", 1) + bytes(65)).decode()])
+                          "00" * 32, "Bearer " + "k" * 40, "Bearer ",
+                          base64.b64encode(encode_state("c", 1) + bytes(65)).decode()])
 
 
 @pytest.fixture(scope="module", params=["inside", "front"])
@@ -52,8 +53,7 @@ def judged(reply: httpx.Response, node: ServedNode, before: int) -> None:
     if reply.status_code != 200:
         refused(reply, node, before)
         return
-    got = reply.json()["id"]
-    assert node.http.get(f"/v1/signature/{got}", headers=reply.request.headers).status_code in (200, 400, 401)
+    assert node.http.get(f"/v1/signature/{reply.json()['id']}").status_code == 200
 
 
 @given(headers=st.dictionaries(st.sampled_from(NAMES), LATIN | LIKELY, max_size=5))
