@@ -24,6 +24,8 @@ COMMANDS = {
     "node": "nearfield.cli.node",
     "bench": "nearfield.cli.bench",
     "info": "nearfield.cli.info",
+    "verify": "nearfield.cli.verify",
+    "audit": "nearfield.cli.audit",
 }
 DESCRIPTION = "Serve open language models fast on the machine at hand."
 INTERRUPTED = 130
