@@ -55,7 +55,7 @@ export function require(holds: bool, message: string): void {
 
 /** What the compiler calls when a check of its own fails, such as an index out of range. */
 export function abort(message: string | null, file: string | null, line: u32, column: u32): void {
-  fail(message === null ? "The contract failed" : message);
+  fail("Internal error: " + (message === null ? "" : message));
 }
 
 export function input(): Uint8Array {

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import wasmtime
@@ -65,17 +66,24 @@ class Outcome:
         return json.loads(self.value)
 
 
+@cache
+def engine() -> wasmtime.Engine:
+    return wasmtime.Engine()
+
+
+@cache
+def compiled(code: bytes) -> wasmtime.Module:
+    return wasmtime.Module(engine(), code)
+
+
 class LocalVM:
     """Accounts and their contracts. `now` is the time of the next block, in nanoseconds."""
 
     def __init__(self) -> None:
-        self._engine = wasmtime.Engine()
-        self._modules: dict[bytes, wasmtime.Module] = {}
         self.accounts: dict[str, Account] = {}
         self.now = 1_700_000_000_000_000_000
 
     def deploy(self, account: str, wasm: bytes, balance: int) -> None:
-        self._modules[wasm] = wasmtime.Module(self._engine, wasm)
         self.accounts[account] = Account(balance, wasm)
 
     def call(self, contract: str, method: str, args: dict[str, Any] | bytes, *, by: str, deposit: int = 0,
@@ -105,7 +113,7 @@ class LocalVM:
             payer.balance -= call.deposit
             account.balance += call.deposit
         host = HostFunctions(account, call, self.now)
-        host.run(self._engine, self._modules[account.code])
+        host.run(compiled(account.code))
         if account.balance < account.usage() * STORAGE_PRICE:
             raise ExecutionError("LackBalanceForState")
         for name, amount in host.outcome.transfers:
@@ -123,9 +131,9 @@ class HostFunctions:
         self._promises: list[str] = []
         self.outcome = Outcome()
 
-    def run(self, engine: wasmtime.Engine, module: wasmtime.Module) -> None:
-        self._store = wasmtime.Store(engine)
-        linker = wasmtime.Linker(engine)
+    def run(self, module: wasmtime.Module) -> None:
+        self._store = wasmtime.Store(engine())
+        linker = wasmtime.Linker(engine())
         for name, (params, result) in SIGNATURES.items():
             kind = wasmtime.FuncType([wasmtime.ValType.i64()] * params, [wasmtime.ValType.i64()] * result)
             linker.define_func("env", name, kind, self._guarded(name))

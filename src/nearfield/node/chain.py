@@ -9,6 +9,7 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import Any, Protocol, Self
@@ -21,7 +22,7 @@ from py_near_primitives import FunctionCallAction, SignedTransaction, Transactio
 from nearfield.core.errors import ConfigError, nearest
 from nearfield.node.errors import IdentityError
 from nearfield.node.keys import check_account, decode_key
-from nearfield.node.rpc import ChainError, NoAnswerError, Rpc, clean, reason
+from nearfield.node.rpc import ChainError, Rpc, clean, reason
 
 # The public endpoints of NEAR's documentation; a busy node names one of its own.
 NETWORKS: Mapping[str, str] = MappingProxyType({
@@ -33,6 +34,14 @@ DEFAULT_GAS = 40 * TERAGAS   # what is not used comes back
 NEAR = 10**24                # yocto-NEAR
 STORAGE_PRICE = 10**19       # yocto-NEAR for a byte that a contract stores
 _LOOKUPS = 5                 # of a transaction whose outcome did not come back
+
+
+class UnknownOutcomeError(ChainError):
+    """A call was sent, and what became of it is not known; the message has the hash to look it up by."""
+
+    def __init__(self, transaction: str, why: str) -> None:
+        super().__init__(f"transaction {transaction} was sent, but its outcome is not known ({why}); look it up before "
+                         "you send again")
 
 
 class Signer(Protocol):
@@ -141,10 +150,12 @@ class Chain:
         """The call as `send` would sign it; `str(plan)` is the dry run.
 
         Raises:
-            ConfigError: there is no signer, or `contract` is not an account id.
+            ConfigError: there is no signer, `contract` is not an account id, or the deposit is not an amount.
         """
         if self._signer is None:
             raise ConfigError("a call needs the node's keys; `nearfield node init` makes them")
+        if not 0 <= deposit < 2**128:
+            raise ConfigError("the deposit must be from 0 to 2^128 - 1 yoctoNEAR")
         try:
             check_account(contract)
         except IdentityError as error:
@@ -157,7 +168,7 @@ class Chain:
 
         Raises:
             ChainError: nothing was sent, or it was and failed: the message says which.
-            NoAnswerError: it was sent, and what became of it is not known; the message has its hash.
+            UnknownOutcomeError: it was sent, and what became of it is not known.
         """
         signer = self._signer
         if signer is None or (self.network, signer.account_id, signer.public_key) != (
@@ -187,21 +198,20 @@ class Chain:
         return bytes(signed.serialize()), base58.b58encode(digest).decode()
 
     async def _deliver(self, signed: bytes, transaction: str, sender: str) -> dict[str, Any]:
-        """The final outcome. The transaction is sent once: where no answer comes, it is looked up by its hash."""
+        """The final outcome. The transaction is sent once; unless it was refused, it is looked up by its hash."""
         try:
             return await self._rpc.request("send_tx", {
                 "signed_tx_base64": base64.b64encode(signed).decode(), "wait_until": "FINAL"})
-        except NoAnswerError as error:
-            last: ChainError = error
+        except ChainError as error:
+            if error.cause == "INVALID_TRANSACTION":
+                raise
+            why = str(error)
         for _ in range(_LOOKUPS):
             await asyncio.sleep(self._retry_seconds)
-            try:
+            with suppress(ChainError):
                 return await self._rpc.request("tx", {
                     "tx_hash": transaction, "sender_account_id": sender, "wait_until": "FINAL"})
-            except ChainError as error:
-                last = error
-        raise NoAnswerError(f"transaction {transaction} was sent, but its outcome is not known ({last}); look it up "
-                            "before you send again", last.cause)
+        raise UnknownOutcomeError(transaction, why)
 
 
 def _block_hash(text: Any) -> bytes | None:
@@ -217,7 +227,7 @@ def _value(outcome: Mapping[str, Any], transaction: str, plan: Plan) -> bytes:
     status = outcome.get("status")
     receipts = outcome.get("receipts_outcome")
     if not isinstance(status, dict) or not isinstance(receipts, list):
-        raise NoAnswerError(f"transaction {transaction} was sent, but the RPC gave no outcome; look it up")
+        raise UnknownOutcomeError(transaction, "the RPC did not tell it")
     if "Failure" in status:
         raise ChainError(f"{plan.method} of {plan.receiver_id} failed: {reason(status['Failure'])} "
                          f"(transaction {transaction})")
@@ -230,4 +240,4 @@ def _value(outcome: Mapping[str, Any], transaction: str, plan: Plan) -> bytes:
     try:
         return base64.b64decode(status["SuccessValue"], validate=True)
     except (KeyError, TypeError, ValueError):
-        raise NoAnswerError(f"transaction {transaction} was sent, but the RPC gave no outcome; look it up") from None
+        raise UnknownOutcomeError(transaction, "the RPC did not tell it") from None

@@ -10,12 +10,13 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from nearfield.core.errors import ConfigError
 from nearfield.node.chain import Chain, Plan, Signer
 from nearfield.node.errors import IdentityError
-from nearfield.node.keys import check_account, decode_key, encode_key
+from nearfield.node.keys import check_account, decode_key
 from nearfield.node.rpc import ChainError
+from nearfield.node.vouchers import Voucher, encode_state
 
+_ID = re.compile(r'[ !#-\[\]-~]{1,64}')  # what the contract takes: printable ASCII but " and \
 _AMOUNT = re.compile(r"0|[1-9][0-9]{0,38}")
 _MOST = 2**128
 
@@ -40,30 +41,14 @@ class Channel:
     force_close_started: int | None
 
 
-def encode_state(channel_id: str, spent_balance: int) -> bytes:
-    """The bytes that are signed, in borsh: the id's length (u32), the id in UTF-8, the spent balance (u128).
-
-    Raises:
-        ConfigError: the balance does not fit 128 bits.
-    """
-    if not 0 <= spent_balance < _MOST:
-        raise ConfigError("spent_balance must be from 0 to 2^128 - 1")
-    name = channel_id.encode()
-    return len(name).to_bytes(4, "little") + name + spent_balance.to_bytes(16, "little")
-
-
-def signed_state(channel_id: str, spent_balance: int, signature: bytes) -> dict[str, Any]:
-    """A signed state as the contract takes it."""
-    return {"state": {"channel_id": channel_id, "spent_balance": str(spent_balance)},
-            "signature": encode_key("ed25519", signature)}
-
-
 async def fetch_channel(chain: Chain, contract: str, channel_id: str) -> Channel | None:
     """The channel as of the last final block; None where there is none, or it is closed.
 
     Raises:
         ChainError: the contract can not be read, or what it says is no channel.
     """
+    if not _ID.fullmatch(channel_id):
+        return None
     found = await chain.view(contract, "channel", {"channel_id": channel_id})
     if found is None:
         return None
@@ -79,36 +64,40 @@ async def fetch_channel(chain: Chain, contract: str, channel_id: str) -> Channel
     return channel
 
 
-def plan_withdrawal(chain: Chain, contract: str, channel: Channel, spent_balance: int, signature: bytes) -> Plan:
-    """The call that pays out the sender's last signed state.
+def plan_withdrawal(chain: Chain, contract: str, channel: Channel, voucher: Voucher) -> Plan:
+    """The call that pays out the sender's last voucher.
 
     Raises:
-        ChainError: there is nothing to withdraw, or the state exceeds the deposit: the contract would refuse it.
+        ChainError: there is nothing to withdraw, or the voucher exceeds the deposit or is another channel's: the
+            contract would refuse it.
     """
-    if spent_balance <= channel.withdrawn_balance:
-        raise ChainError(f"channel {channel.channel_id}: nothing to withdraw: {channel.withdrawn_balance} yoctoNEAR "
-                         f"have been, the last state says {spent_balance}")
-    if spent_balance > channel.added_balance:
-        raise ChainError(f"channel {channel.channel_id}: the state exceeds the deposit of {channel.added_balance} "
-                         "yoctoNEAR; ask the sender to top up")
-    return chain.plan(contract, "withdraw", {"state": signed_state(channel.channel_id, spent_balance, signature)})
+    name, spent = channel.channel_id, voucher.spent_balance
+    if voucher.channel_id != name:
+        raise ChainError(f"channel {name}: the voucher is of another channel")
+    if spent <= channel.withdrawn_balance:
+        raise ChainError(f"channel {name}: nothing to withdraw: {channel.withdrawn_balance} yoctoNEAR have been, the "
+                         f"last voucher says {spent}")
+    if spent > channel.added_balance:
+        raise ChainError(f"channel {name}: the voucher exceeds the deposit of {channel.added_balance} yoctoNEAR; ask "
+                         "the sender to top up")
+    return chain.plan(contract, "withdraw", {"state": voucher.signed_state})
 
 
 def plan_close(chain: Chain, contract: str, channel: Channel, spent_balance: int, signer: Signer) -> Plan:
-    """The call that ends a channel whose last state has been withdrawn; the rest goes back to the sender.
+    """The call that ends a channel whose last voucher has been withdrawn; the rest goes back to the sender.
 
     The plan holds the close signature: whoever has it can end the channel. Serve nothing on the channel after this.
 
     Raises:
-        ChainError: the last state, `spent_balance`, is not withdrawn yet, or the channel is another receiver's.
+        ChainError: the last voucher, `spent_balance`, is not withdrawn yet, or the channel is another receiver's.
     """
     if channel.withdrawn_balance < spent_balance:
         raise ChainError(f"channel {channel.channel_id}: withdraw first; closing now would give up "
                          f"{spent_balance - channel.withdrawn_balance} yoctoNEAR")
     if channel.receiver.public_key != signer.public_key:
         raise ChainError(f"channel {channel.channel_id}: its receiver has another key than this node")
-    signature = signer.sign(encode_state(channel.channel_id, 0))
-    return chain.plan(contract, "close", {"state": signed_state(channel.channel_id, 0, signature)})
+    closing = Voucher(channel.channel_id, 0, signer.sign(encode_state(channel.channel_id, 0)))
+    return chain.plan(contract, "close", {"state": closing.signed_state})
 
 
 def _party(value: Any) -> Party:

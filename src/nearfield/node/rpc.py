@@ -28,10 +28,6 @@ class ChainError(NearfieldError):
         self.cause = cause
 
 
-class NoAnswerError(ChainError):
-    """It is not known whether the request was carried out: no answer came, or the RPC node gave up waiting."""
-
-
 class Rpc:
     """An RPC endpoint. `place` is how errors name it: without path and credentials, which can hold an access key."""
 
@@ -59,8 +55,7 @@ class Rpc:
         """The result of an RPC method, which is an object for all methods that a node uses.
 
         Raises:
-            NoAnswerError: the connection failed, or the RPC node is overloaded or timed out.
-            ChainError: it refused, or its answer is not JSON-RPC.
+            ChainError: no answer came, or it is an error, or it is not JSON-RPC.
         """
         status, body = await self._post(method, params)
         try:
@@ -68,13 +63,13 @@ class Rpc:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            kind = NoAnswerError if status >= 500 or status in (408, 429) else ChainError
-            raise kind(f"{method}: {self.place} answered HTTP {status} without a JSON object; try again or another RPC")
+            raise ChainError(f"{method}: {self.place} answered HTTP {status} without a JSON object; try again, or "
+                             "another RPC endpoint")
         if answer.get("error") is not None:
             raise self._fault(method, answer["error"])
         result = answer.get("result")
         if not isinstance(result, dict):
-            raise ChainError(f"{method}: {self.place} answered HTTP {status} without a result; try another RPC")
+            raise ChainError(f"{method}: {self.place} answered HTTP {status} without a result; try another endpoint")
         if isinstance(result.get("error"), str):  # how some versions report a failed query
             raise ChainError(f"{method}: {clean(result['error'])}")
         return result
@@ -92,16 +87,16 @@ class Rpc:
                 return response.status_code, bytes(body)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             # The exception's text is left out: it can hold the URL.
-            raise NoAnswerError(f"{method}: no answer from {self.place} ({type(error).__name__}); "
-                                "check the RPC endpoint and the network") from None
+            raise ChainError(f"{method}: no answer from {self.place} ({type(error).__name__}); check the RPC endpoint "
+                             "and the network") from None
 
     def _fault(self, method: str, error: Any) -> ChainError:
         cause = error.get("cause") if isinstance(error, dict) else None
         name = str(cause.get("name", "")) if isinstance(cause, dict) else ""
         info = cause.get("info") if isinstance(cause, dict) else None
         data = error.get("data") if isinstance(error, dict) else None
-        kind = NoAnswerError if name in ("TIMEOUT_ERROR", "INTERNAL_ERROR", "NOT_SYNCED_YET") else ChainError
-        return kind(f"{method}: {self.place} says {clean(name) or 'error'}: {reason(info or data or error)}", name)
+        why = reason(info or data or error)
+        return ChainError(f"{method}: {self.place} says {clean(name) or 'error'}: {why}", name)
 
 
 def clean(text: str) -> str:
