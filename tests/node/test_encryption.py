@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from coincurve import PrivateKey
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nacl.signing import SigningKey
 
@@ -228,6 +228,7 @@ VALUES = st.text(max_size=8) | st.binary(max_size=70).map(bytes.hex) | st.sample
 NAMES = ["x-signing-algo", "x-client-pub-key", "x-encryption-version", "x-encrypt-all-fields"]
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES))
 def test_any_headers_are_a_session_or_refused(headers: dict[str, str]) -> None:
     try:
@@ -280,6 +281,7 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_
                         inner, max_size=4), max_leaves=12)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["messages", "tools", "tool_choice", "prompt", "choices", "x"]), JSON))
 @example({"messages": {"0": {"content": "x"}}})
 @example({"messages": [["content"]]})

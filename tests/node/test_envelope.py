@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from coincurve import PrivateKey
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nacl.signing import SigningKey
 
@@ -84,6 +84,7 @@ def test_secretbox(key: str, nonce: str, text: str, box: str) -> None:
     assert secretbox_open(bytes.fromhex(key), bytes.fromhex(nonce), bytes.fromhex(box)).hex() == text
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=64), st.binary(max_size=32))
 def test_hkdf(shared: bytes, info: bytes) -> None:
     assert hkdf(shared, info) == derive(shared, info)
@@ -106,6 +107,7 @@ def test_an_old_clients_box_is_opened() -> None:
 
 
 @pytest.mark.parametrize("cipher", MIRRORS)
+@settings(deadline=None)
 @given(text=st.binary(max_size=100), data=st.data())
 def test_any_change_is_noticed(cipher: Cipher, text: bytes, data: st.DataObject) -> None:
     envelope = cipher.seal(text)
@@ -123,6 +125,7 @@ def test_any_change_is_noticed(cipher: Cipher, text: bytes, data: st.DataObject)
 
 
 @pytest.mark.parametrize("cipher", MIRRORS)
+@settings(deadline=None)
 @given(envelope=st.binary(max_size=200))
 @example(envelope=bytes(100))  # a point of low order
 @example(envelope=b"\4" + bytes(100))

@@ -1,5 +1,6 @@
 """Keys: NEAR's text of them, and the files that keep them."""
 
+import itertools
 import json
 import os
 import stat
@@ -11,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from eth_account import Account
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nearfield.node.errors import IdentityError
@@ -78,10 +79,15 @@ def test_keys_are_never_readable_by_others(tmp_path: Path, monkeypatch: pytest.M
     assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700
 
 
-@pytest.mark.parametrize("call", ["fsync", "link"])
-def test_a_disk_that_fails_leaves_no_half_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    def fails(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(("call", "number"), [("fsync", 1), ("link", 1), ("fsync", 2), ("link", 2), ("fsync", 3)])
+def test_a_disk_that_fails_leaves_no_half_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str,
+                                              number: int) -> None:
+    calls, works = itertools.count(1), getattr(os, call)
+
+    def fails(*arguments: object) -> None:
+        if next(calls) == number:
+            raise OSError(28, "No space left on device")
+        works(*arguments)
 
     monkeypatch.setattr(os, call, fails)
     with pytest.raises(IdentityError, match="No space left"):
@@ -161,6 +167,7 @@ def test_files_of_two_nodes_do_not_mix(tmp_path: Path) -> None:
         load(tmp_path / "a")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 @example(b"[" * 100_000)
 @example(b'{"account_id": "alice.near", "private_key": {}}')
@@ -185,6 +192,7 @@ def test_no_account_ids(name: object) -> None:
         check_account(name)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=150) | st.none() | st.integers() | st.from_regex(r"(ed25519|secp256k1):[1-9A-HJ-Za-z]{1,100}"))
 @example("secp256k1:" + "1" * 32)
 @example("secp256k1:" + base58.b58encode(b"\xff" * 32).decode())
@@ -198,6 +206,7 @@ def test_any_text_is_a_key_or_refused(text: object) -> None:
             assert not isinstance(text, str) or len(text) < 24 or text not in str(error)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=20))
 @example("0a 0b")
 @example("0x0a")

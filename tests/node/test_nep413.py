@@ -9,7 +9,7 @@ from typing import Any
 import base58
 import pytest
 from coincurve import PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfield.node.errors import NodeError
@@ -59,6 +59,7 @@ def test_nonces_have_32_bytes(identity: Identity, nonce: bytes) -> None:
     assert caught.value.status == 400
 
 
+@settings(deadline=None)
 @given(st.text() | st.none() | st.just("ed25519:6E8sCci9badyRkXb3JoRpBj5p8C6Tw41ELDZoiihKEtp"), st.binary(max_size=80),
        st.text(st.characters()), st.binary(min_size=32, max_size=32))
 def test_anything_else_is_false_or_refused(key: object, signature: bytes, message: str, nonce: bytes) -> None:

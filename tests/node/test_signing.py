@@ -10,7 +10,7 @@ from coincurve import PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from eth_account import Account
 from eth_account.messages import encode_defunct
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nearfield.node.errors import NodeError
@@ -56,6 +56,7 @@ def test_ed25519(identity: Identity, text: str) -> None:
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
+@settings(deadline=None)
 @given(field=st.sampled_from(["text", "signature", "signing_address"]), data=st.data())
 def test_one_changed_character_is_noticed(identity: Identity, algo: Algorithm, field: str, data: st.DataObject) -> None:
     signed = sign_text(identity, algo, "model:aa:bb")
@@ -73,6 +74,7 @@ def test_the_address_of_a_checksummed_wallet_is_the_same(identity: Identity) -> 
 WORDS = st.text(max_size=140) | st.integers() | st.none() | st.from_regex("(0x)?[0-9a-f]{64}([0-9a-f]{64})?(1b|1c)?")
 
 
+@settings(deadline=None)
 @given(st.text(), WORDS, WORDS, st.sampled_from(["ecdsa", "ed25519", "x", None]))
 @example("t", "0x" + "00" * 64 + "1b", "0x" + "00" * 20, "ecdsa")
 @example("t", "0x" + "ff" * 64 + "1c", "0x" + "00" * 20, "ecdsa")
@@ -122,6 +124,7 @@ def test_store_forgets(identity: Identity) -> None:
     assert store.get("b").text == "b" and len(store) == 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 5)), max_size=40), st.integers(1, 4))
 def test_store_is_the_latest_texts(puts: list[tuple[str, int]], capacity: int) -> None:
     clock, model = Clock(), list[tuple[str, str, float]]()

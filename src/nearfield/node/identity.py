@@ -169,7 +169,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _keep(home: Path, identity: Identity) -> Identity:
-    """Writes both files, neither if one of them is there."""
+    """Writes both files, or neither: not if one of them is there, nor if one can not be written."""
     files = [home / name for name in FILES]
     for file in files:
         if file.exists():
@@ -177,12 +177,17 @@ def _keep(home: Path, identity: Identity) -> Identity:
     secret = bytes(identity.ed25519) + bytes(identity.ed25519.verify_key)
     keys = (identity.public_key, encode_key("ed25519", secret)), \
         (_secp256k1_text(identity.secp256k1), encode_key("secp256k1", identity.secp256k1.secret))
+    written: list[Path] = []
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         for file, (public, private) in zip(files, keys, strict=True):
             content = {"account_id": identity.account_id, "public_key": public, "private_key": private}
             _write_new(file, orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n")
+            written.append(file)
+        _sync(home)
     except OSError as error:
+        for file in written:
+            file.unlink()
         raise IdentityError(f"{home}: keys can not be written there ({error.strerror})") from None
     return identity
 
@@ -199,3 +204,12 @@ def _write_new(file: Path, data: bytes) -> None:
         os.link(temporary, file)  # unlike a rename, refuses to replace
     finally:
         temporary.unlink()
+
+
+def _sync(folder: Path) -> None:
+    """Puts the names of new files on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
