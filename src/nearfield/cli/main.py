@@ -22,6 +22,7 @@ COMMANDS = {
     "generate": "nearfield.cli.generate",
     "quantize": "nearfield.cli.quantize",
     "evaluate": "nearfield.cli.evaluate",
+    "node": "nearfield.cli.node",
     "bench": "nearfield.cli.bench",
     "info": "nearfield.cli.info",
     "verify": "nearfield.cli.verify",
