@@ -25,7 +25,7 @@ NAMES = ("X-Signing-Algo", "X-Client-Pub-Key", "X-Encryption-Version", "X-Encryp
          "Authorization", "X-Request-Hash", "X-Request-Id", "Content-Type")
 LATIN = st.text(st.characters(min_codepoint=33, max_codepoint=255, exclude_characters="\x7f"), max_size=80)
 LIKELY = st.sampled_from(["", "0", "1", "2", "true", "ed25519", "ecdsa", "ab" * 32, "04" + "ab" * 64, "ab" * 64,
-                          "00" * 32, "Bearer " + "k" * 40, "Bearer ",
+                          "00" * 32, "Bearer " + "k" * 40, "Bearer",
                           base64.b64encode(encode_state("c", 1) + bytes(65)).decode()])
 
 
