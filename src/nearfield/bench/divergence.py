@@ -12,7 +12,7 @@ from torch import Tensor
 
 DRAWS = 2000
 BANDS = ((0.002, "near-lossless"), (0.011, "excellent"), (0.035, "good"), (0.075, "fair"))
-"""Mean KL up to which a model counts as such: what q8_0, q5_K_M, q4_K_M and q4_0 of llama.cpp cost an 8B model."""
+"""Mean KL up to which a model counts as such: what the GGUF types q8_0, q5_K_M, q4_K_M and q4_0 cost an 8B model."""
 
 _QUANTILE_DRAWS = 50
 """Draws whose tokens are sorted at once."""
@@ -43,7 +43,8 @@ class Bootstrap:
 
     def quantiles(self, values: Tensor, share: float) -> Tensor:
         """A quantile [DRAWS] of values [chunks, T] in each draw."""
-        return torch.cat([quantile(values[part].flatten(1), share) for part in torch.split(self.picks, _QUANTILE_DRAWS)])
+        parts = torch.split(self.picks, _QUANTILE_DRAWS)
+        return torch.cat([quantile(values[part].flatten(1), share) for part in parts])
 
 
 def figures(found: Tensor) -> dict[str, Any]:

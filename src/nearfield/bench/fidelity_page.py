@@ -11,7 +11,8 @@ from nearfield.core.config import format_bytes
 _STYLE = """:root{color-scheme:light dark;--ink:#1b1f24;--soft:#6b7480;--line:#d5dae0;--mark:#0b7a5c;--back:#fff}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e9ed;--soft:#97a1ac;--line:#353c44;--mark:#3fcf9f;--back:#15181c}}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--back);max-width:52rem;margin:2rem auto;
-padding:0 1rem}table{border-collapse:collapse;width:100%;margin:1rem 0}td,th{padding:.3rem .6rem;border-bottom:1px solid var(--line);
+padding:0 1rem}table{border-collapse:collapse;width:100%;margin:1rem 0}
+td,th{padding:.3rem .6rem;border-bottom:1px solid var(--line);
 text-align:right;font-variant-numeric:tabular-nums}td:first-child,th:first-child{text-align:left}h1{font-size:1.4rem}
 h2{font-size:1.05rem;margin-top:2rem}p,th,small{color:var(--soft)}b{color:var(--mark)}svg{width:100%;height:auto}
 svg text{fill:var(--soft);font:11px system-ui,sans-serif}"""

@@ -1,4 +1,4 @@
-"""`nearfield node front`: a NEAR node before any OpenAI-compatible engine, such as vLLM, SGLang or llama.cpp."""
+"""`nearfield node front`: a NEAR node before any OpenAI-compatible engine, such as vLLM or SGLang."""
 
 import argparse
 import logging

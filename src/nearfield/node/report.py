@@ -2,8 +2,8 @@
 
 The queue is a table of the ledger, filled in the transaction that records a response, so that nothing is forgotten
 when the node dies; the receiver counts an id once, so that a report may be sent twice. What can pass (no answer, 408,
-429, 3xx, 5xx, and 401 and 403, which are about the token) is tried again after a pause that doubles up to MAX_PAUSE; any
-other 4xx is final, and its report is kept as rejected.
+429, 3xx, 5xx, and 401 and 403, which are about the token) is tried again after a pause that doubles up to MAX_PAUSE;
+any other 4xx is final, and its report is kept as rejected.
 Source: nearai/inference-proxy, src/usage_report_outbox.rs.
 """
 

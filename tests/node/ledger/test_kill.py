@@ -79,7 +79,8 @@ class Lives:
         assert self._parent.stdin is not None
         self._parent.stdin.write(f"{first}\n".encode())
         self._parent.stdin.flush()
-        pid, ids, up = 0, [], False
+        ids: list[int] = []
+        pid, up = 0, False
         while not (pid and up and len(ids) >= acknowledged):
             word, _, rest = self._heard.get(timeout=30).partition(" ")
             pid, up = int(rest or pid), up or word == "up"
