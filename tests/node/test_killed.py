@@ -1,4 +1,4 @@
-"""A node that is killed while it answers: what a client has seen whole is in the ledger, and paid for, once.
+"""A node that is killed while it answers: what a client has seen whole is in the ledger, and paid for, once."""
 
 import json
 import os
