@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import uvicorn
 
+from nearfield.proof.notary import Notary
 from nearfield.server.app import create_app
 from nearfield.server.keys import KeyRing
 from nearfield.server.run import bind, settings
@@ -62,13 +63,13 @@ def idle(loop: Loop) -> bool:
 
 @contextmanager
 def serving(loaded: Model | None = None, loop: Loop | None = None, *,
-            keys: KeyRing | None = None) -> Iterator[Serving]:
+            keys: KeyRing | None = None, receipts: Notary | None = None) -> Iterator[Serving]:
     """Serve the doubles, or what is given, until the block ends. A loop that is given must run already."""
     loaded = loaded or FakeLoaded()
     loop = loop or started(FakeEngineLoop())
     sock = bind("127.0.0.1", 0)
     port = sock.getsockname()[1]
-    server = uvicorn.Server(settings(create_app(loaded, loop, keys=keys)))
+    server = uvicorn.Server(settings(create_app(loaded, loop, keys=keys, receipts=receipts)))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[sock])), daemon=True)
     sock.listen()
     thread.start()

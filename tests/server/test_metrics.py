@@ -37,3 +37,18 @@ def test_figures_follow_requests(server: Serving) -> None:
     assert grown("nearfield_steps_total") > 0
     assert after["vllm:num_requests_running"] == after["vllm:num_requests_waiting"] == 0
     assert 0 <= after["vllm:kv_cache_usage_perc"] <= 1
+    assert after["vllm:gpu_cache_usage_perc"] == after["vllm:kv_cache_usage_perc"]
+    assert after["vllm:prefix_cache_queries_total"] == after["nearfield_prompt_tokens_total"]
+    assert after["vllm:prefix_cache_hits_total"] == after["nearfield_cached_tokens_total"]
+
+
+def test_loads_are_what_the_metrics_say(server: Serving) -> None:
+    server.complete(prompt="One, two, three", max_tokens=2)
+    figures = read(server)
+    body = server.http.get("/v1/loads?include=core,queues").json()
+    assert body["dp_rank_count"] == 1 and len(body["loads"]) == 1
+    load = body["loads"][0]
+    assert load["num_running_reqs"] == load["num_waiting_reqs"] == load["num_total_reqs"] == 0
+    assert load["token_usage"] == round(figures["vllm:kv_cache_usage_perc"], 4)
+    hits, queries = figures["vllm:prefix_cache_hits_total"], figures["vllm:prefix_cache_queries_total"]
+    assert load["cache_hit_rate"] == round(hits / queries, 4)

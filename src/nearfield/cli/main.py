@@ -21,8 +21,12 @@ COMMANDS = {
     "chat": "nearfield.cli.chat",
     "generate": "nearfield.cli.generate",
     "quantize": "nearfield.cli.quantize",
+    "evaluate": "nearfield.cli.evaluate",
+    "node": "nearfield.cli.node",
     "bench": "nearfield.cli.bench",
     "info": "nearfield.cli.info",
+    "verify": "nearfield.cli.verify",
+    "audit": "nearfield.cli.audit",
 }
 DESCRIPTION = "Serve open language models fast on the machine at hand."
 INTERRUPTED = 130

@@ -3,14 +3,23 @@
 import argparse
 import logging
 import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nearfield.cli import options
+from nearfield.cli.node_common import add_config, check_node, describe_node, open_from
 from nearfield.core.config import EngineConfig, format_bytes
+from nearfield.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
     from nearfield.engine.build import Loaded
+    from nearfield.engine.loop import EngineLoop
+    from nearfield.node.build import OpenNode
+    from nearfield.proof.notary import Notary
     from nearfield.server.keys import KeyRing
 
 HELP = "serve a model over HTTP, as OpenAI does"
@@ -21,44 +30,88 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The model, the engine's options, and where and for whom to serve."""
     options.add_model(parser)
     options.add_engine(parser)
+    add_address(parser)
+    parser.add_argument("--served-model-name", metavar="NAME", help="what clients call the model")
+    parser.add_argument("--node", action="store_true", help="be a NEAR inference node: sign answers, meter, give "
+                                                            "receipts (make keys first: nearfield node init)")
+    add_config(parser)
+
+
+def add_address(parser: argparse.ArgumentParser) -> None:
+    """Where to listen, and who may come in."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=_port, default=8000, help="0 takes a free one (default: %(default)s)")
     parser.add_argument("--api-key-file", metavar="FILE", type=Path,
                         help="accept only these keys: one a line; lines that begin with # are skipped")
-    parser.add_argument("--served-model-name", metavar="NAME", help="what clients call the model")
 
 
 def run(args: argparse.Namespace) -> int:
     """Load, serve until a signal, return the exit status. Raises NearfieldError before anything is served."""
     from nearfield.engine.build import load_engine
     from nearfield.engine.loop import EngineLoop
-    from nearfield.server.app import create_app
-    from nearfield.server.keys import KeyRing, read_keys
     from nearfield.server.run import bind, serve
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # uvicorn's news (started, shutting down) repeat ours; its warnings do not.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     config = EngineConfig(**options.engine_options(args))
-    keys = read_keys(args.api_key_file) if args.api_key_file else KeyRing()
-    # Before the model: a port that is taken should not cost a minute of loading.
-    with bind(args.host, args.port) as sock:
+    if args.node_config and not args.node:
+        raise ConfigError("--node-config is for a NEAR node; give --node too")
+    keys = keys_of(args)
+    # Before the model: a port that is taken, or keys that are not there, should not cost a minute of loading.
+    with bind(args.host, args.port) as sock, ExitStack() as closing:
+        if args.node:
+            check_node(args.node_config)
         loaded = load_engine(args.model, config, progress=True)
         loop = EngineLoop(loaded.engine)
-        app = create_app(loaded, loop, keys=keys, name=args.served_model_name)
+        name = args.served_model_name or loaded.name
+        app, lines = _application(args, loaded, loop, keys, name, closing)
         loop.start()
         try:
             sock.listen()   # who has read the banner may connect; uvicorn accepts in a moment
-            print(banner(loaded, config, sock, keys, args.served_model_name or loaded.name), flush=True)
+            print(banner(loaded, config, sock, keys, name, lines), flush=True)
             return serve(app, sock, loop)
         finally:
             loop.stop()
 
 
-def banner(loaded: "Loaded", config: EngineConfig, sock: socket.socket, keys: "KeyRing", name: str) -> str:
+def _application(args: argparse.Namespace, loaded: "Loaded", loop: "EngineLoop", keys: "KeyRing", name: str,
+                 closing: ExitStack) -> "tuple[Starlette, list[str]]":
+    """The server, as a NEAR node where that is asked for, and what its banner says of the node."""
+    from nearfield.server.app import create_app
+
+    if not args.node:
+        return create_app(loaded, loop, keys=keys, name=name), []
+    node = open_from(args.node_config, name, keys)
+    closing.callback(node.close)
+    notary, receipts = _notary(loaded, node)
+    if notary is not None:
+        closing.callback(notary.close)
+    return create_app(loaded, loop, name=name, receipts=notary, front=node.front), [*describe_node(node), receipts]
+
+
+def _notary(loaded: "Loaded", node: "OpenNode") -> "tuple[Notary | None, str]":
+    """What gives receipts, where the engine's arithmetic has a profile, and a line that says so."""
+    from nearfield.node.identity import default_home
+    from nearfield.proof.opening import open_notary
+
+    if loaded.ops.profile is None:
+        return None, "receipts  none: only the C++ kernels have a numeric profile"
+    notary = open_notary(loaded, node.identity, default_home())
+    return notary, f"receipts  {notary.subject.profile}, for who asks with X-Receipt-Nonce"
+
+
+def keys_of(args: argparse.Namespace) -> "KeyRing":
+    """The keys in the file that was named; none without."""
+    from nearfield.server.keys import KeyRing, read_keys
+
+    return read_keys(args.api_key_file) if args.api_key_file else KeyRing()
+
+
+def banner(loaded: "Loaded", config: EngineConfig, sock: socket.socket, keys: "KeyRing", name: str,
+           more: Sequence[str] = ()) -> str:
     """What someone who starts a server wants to know, in a box; below it, a line to try it with."""
-    host, port = sock.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    host, url = sock.getsockname()[0], url_of(sock)
     tokens = loaded.engine.stats().pages_total * config.page_size
     lines = [
         f"model     {name}, {config.dtype}",
@@ -66,16 +119,24 @@ def banner(loaded: "Loaded", config: EngineConfig, sock: socket.socket, keys: "K
         f"KV cache  {tokens:,} tokens in {format_bytes(loaded.kv_bytes)}",
         f"URL       {url}/v1",
         f"API keys  {'needed' if keys else 'none: whoever reaches the port may use it'}",
+        *more,
     ]
     if host not in LOOPBACK and not keys:
         lines.append("WARNING   open to the network without a key; give --api-key-file or --host 127.0.0.1")
     key = " -H 'Authorization: Bearer KEY'" if keys else ""
     body = f'{{"model":"{name}","messages":[{{"role":"user","content":"Hello"}}]}}'
     curl = f"curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'"
-    return f"{_box(lines)}\n{curl}"
+    return f"{box(lines)}\n{curl}"
 
 
-def _box(lines: list[str]) -> str:
+def url_of(sock: socket.socket) -> str:
+    """The URL of a server that listens on `sock`."""
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def box(lines: list[str]) -> str:
+    """`lines` in a frame."""
     width = max(map(len, lines))
     rows = [f"│ {line:<{width}} │" for line in lines]
     return "\n".join([f"╭{'─' * (width + 2)}╮", *rows, f"╰{'─' * (width + 2)}╯"])

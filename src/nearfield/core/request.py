@@ -126,6 +126,7 @@ class Request:
 
     `tenant` keeps prefix sharing apart: a request reuses only pages of its own tenant.
     `score` asks for the prompt's own log-probabilities (see `Output.scores`) and no new token.
+    `observe` asks for the hidden states that tokens were chosen from (see `Output.hidden`).
     """
 
     request_id: RequestId
@@ -134,6 +135,7 @@ class Request:
     sample_index: int = 0
     tenant: str = ""
     score: bool = False
+    observe: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,8 @@ class Output:
     `text` is what can be shown now: never half a character, never the start of a stop string.
     `cached_tokens` counts the prompt tokens whose K and V were found in the cache at first admission.
     `scores` is set on the last output of a score request: len(prompt) - 1 log-probabilities.
+    `hidden` is set where the request observes: the bits of the final-norm hidden state (fp32, little-endian)
+    that the output's token was chosen from.
     """
 
     request_id: RequestId
@@ -164,6 +168,7 @@ class Output:
     completion_tokens: int = 0
     scores: tuple[float, ...] | None = None
     stop_text: str | None = None
+    hidden: bytes | None = None
 
 
 @dataclass(frozen=True)

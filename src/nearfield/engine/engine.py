@@ -4,8 +4,10 @@ A step is four statements: plan, run, sample, commit.
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from nearfield.cache.manager import CacheManager
 from nearfield.cache.store import KVStore
@@ -14,6 +16,7 @@ from nearfield.core.errors import ConfigError, ContextLengthError, InvalidReques
 from nearfield.core.plan import Row, StepPlan
 from nearfield.core.request import EngineStats, Output, Request, TokenLogprob
 from nearfield.core.types import FinishReason, RequestId, TokenId
+from nearfield.engine.answer import AnswerRules
 from nearfield.engine.pace import Pace
 from nearfield.engine.runner import Runner, StepResult
 from nearfield.engine.sampler import Choice, SampleInput, Sampler
@@ -31,8 +34,7 @@ class _Answer:
 
     request: Request
     seed: int
-    limit: int
-    text: TextStream | None
+    rules: AnswerRules
     scores: list[float] = field(default_factory=list)
 
 
@@ -82,6 +84,11 @@ class Engine:
         self.vocab_size = model.spec.vocab_size
 
     @property
+    def eos_ids(self) -> frozenset[TokenId]:
+        """The ids that end an answer."""
+        return self._eos
+
+    @property
     def has_work(self) -> bool:
         """Whether any request is waiting or running."""
         return bool(self._answers)
@@ -121,9 +128,9 @@ class Engine:
         p = request.params
         last = request.prompt_ids[-1]
         text = TextStream(self._tokenizer, p, after=last) if self._tokenizer is not None else None
+        limit = p.max_tokens or self.max_context - len(request.prompt_ids)
         self._answers[request.request_id] = _Answer(
-            request, secrets.randbits(64) if p.seed is None else p.seed,
-            p.max_tokens or self.max_context - len(request.prompt_ids), text)
+            request, secrets.randbits(64) if p.seed is None else p.seed, AnswerRules(p, self._eos, limit, text))
 
     def cancel(self, request_id: RequestId) -> None:
         """Forget a request and free what it holds; one that is not there is no error."""
@@ -164,9 +171,8 @@ class Engine:
 
     def _sample_input(self, request_id: RequestId) -> SampleInput:
         answer, tokens = self._answers[request_id], self._scheduler.sequence(request_id).tokens
-        p, prompt_len = answer.request.params, len(answer.request.prompt_ids)
-        early = len(tokens) - prompt_len < p.min_tokens
-        banned = (*self._eos, *p.stop_token_ids) if early else ()
+        prompt_len = len(answer.request.prompt_ids)
+        banned = answer.rules.banned(len(tokens) - prompt_len)
         return SampleInput(answer.request, answer.seed, tokens, prompt_len, banned)
 
     def _commit(self, plan: StepPlan, result: StepResult, sampled: list[Choice | None]) -> list[Output]:
@@ -178,7 +184,8 @@ class Engine:
         self._count(plan, len(drawn))
         self._scheduler.commit(plan, {rid: token for rid, (token, _) in drawn.items()})
         outputs = [Output(rid, finish_reason=FinishReason.ABORT) for rid in lost]
-        outputs += [self._advance(rid, token, logprob) for rid, (token, logprob) in drawn.items()]
+        hidden = self._observed(drawing, result.hidden)
+        outputs += [self._advance(rid, token, logprob, hidden.get(rid)) for rid, (token, logprob) in drawn.items()]
         outputs += [output for row in plan.rows if row.score
                     for output in self._score(row, result.scores[row.request_id])]
         for output in outputs:
@@ -187,30 +194,22 @@ class Engine:
                 del self._answers[output.request_id]
         return outputs
 
-    def _advance(self, request_id: RequestId, token: TokenId, logprob: TokenLogprob | None) -> Output:
+    def _observed(self, drawing: Sequence[RequestId], hidden: Tensor) -> dict[RequestId, bytes]:
+        """The bits of the hidden states [R, D] of the requests that asked for them."""
+        return {rid: hidden[i].float().numpy().tobytes() for i, rid in enumerate(drawing)
+                if self._answers[rid].request.observe}
+
+    def _advance(self, request_id: RequestId, token: TokenId, logprob: TokenLogprob | None,
+                 hidden: bytes | None) -> Output:
         answer, sequence = self._answers[request_id], self._scheduler.sequence(request_id)
-        p, prompt_len = answer.request.params, len(answer.request.prompt_ids)
+        prompt_len = len(answer.request.prompt_ids)
         count = len(sequence.tokens) - prompt_len
         if count == 1:
             self._counters.prompt_tokens += prompt_len
             self._counters.cached_tokens += sequence.cached_tokens or 0
-        ends = token in p.stop_token_ids or (token in self._eos and not p.ignore_eos)
-        text = self._text(answer, token, ends)
-        stopped = answer.text.stopped if answer.text is not None else None
-        reason = None
-        if ends or stopped is not None:
-            reason = FinishReason.STOP
-        elif count >= answer.limit:
-            reason = FinishReason.LENGTH
-        if reason is not None and answer.text is not None:
-            text += answer.text.finish()
-        return Output(request_id, (token,), text, () if logprob is None else (logprob,), reason,
-                      prompt_len, sequence.cached_tokens or 0, count, stop_text=stopped)
-
-    def _text(self, answer: _Answer, token: TokenId, ends: bool) -> str:
-        """The text that a token brings. A token that ends the answer brings none, unless it is asked for."""
-        shown = not ends or (answer.request.params.include_stop_str_in_output and token not in self._eos)
-        return answer.text.push(token) if answer.text is not None and shown else ""
+        taken = answer.rules.take(token)
+        return Output(request_id, (token,), taken.text, () if logprob is None else (logprob,), taken.reason,
+                      prompt_len, sequence.cached_tokens or 0, count, stop_text=taken.stop_text, hidden=hidden)
 
     def _score(self, row: Row, scores: list[float]) -> list[Output]:
         answer = self._answers[row.request_id]

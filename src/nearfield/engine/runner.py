@@ -18,8 +18,10 @@ _SCORE_ROWS = 64
 
 @dataclass(frozen=True)
 class StepResult:
-    """Logits [R, V] fp32 of the rows that sample, in the plan's order, and the scores of score rows."""
+    """Hidden states [R, D] and logits [R, V] fp32 of the rows that sample, in the plan's order, and the scores
+    of score rows."""
 
+    hidden: Tensor
     logits: Tensor
     scores: Mapping[RequestId, list[float]]
 
@@ -40,7 +42,8 @@ class Runner:
             if row.score:
                 scores[row.request_id] = self._score(hidden[offset:], targets[row.request_id])
             offset += len(row.token_ids)
-        return StepResult(self._model.logits(hidden[last_tokens(plan)]), scores)
+        chosen = hidden[last_tokens(plan)]
+        return StepResult(chosen, self._model.logits(chosen), scores)
 
     def _score(self, hidden: Tensor, targets: Sequence[TokenId]) -> list[float]:
         scores: list[float] = []

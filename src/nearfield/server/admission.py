@@ -31,7 +31,10 @@ class Admission:
             return
         try:
             _check_head(scope)
-            scope.setdefault("state", {})["tenant"] = self._tenant(scope)
+            state = scope.setdefault("state", {})
+            # What stands in front, in this process, has asked for a key already: a NEAR node does.
+            if "tenant" not in state:
+                state["tenant"] = self._tenant(scope)
             _check_type(scope)
         except ApiError as error:
             await error_response(error)(scope, receive, send)

@@ -15,6 +15,7 @@ from nearfield.core.types import FinishReason
 from nearfield.server.errors import Json
 from nearfield.server.generation import Generation
 from nearfield.server.prompt import Job
+from nearfield.server.receipts import Receipts, asked_receipts
 from nearfield.server.schema import Generate
 from nearfield.server.service import Service
 from nearfield.server.stream import (
@@ -59,8 +60,8 @@ class Format(Protocol):
     def events(self, index: int, output: Output) -> Iterator[dict[str, Any]]:
         """The stream's events for what a step brought to answer `index`."""
 
-    def usage_event(self, usage: dict[str, Any]) -> dict[str, Any]:
-        """The stream's last event, where it was asked for."""
+    def closing_event(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """An event of no answer, which says `fields` of the whole stream at its end, where that was asked for."""
 
     def reply(self, answers: Sequence[Answer], usage: dict[str, Any]) -> dict[str, Any]:
         """The whole reply."""
@@ -90,38 +91,45 @@ async def respond(service: Service, request: Request, body: Generate, job: Job, 
 
     Raises as EngineLoop.submit does, and ClientDisconnect; whatever happens, nothing is left running.
     """
-    generation = Generation(service, job.requests)
+    receipts = asked_receipts(service.notary, request, job)
+    generation = Generation(service, receipts.requests)
     generation.start()
     if body.stream:
         include_usage = body.stream_options is not None and body.stream_options.include_usage is True
-        return EventStream(_events(generation, form, Usage(job), include_usage), generation.cancel)
+        return EventStream(_events(generation, form, Usage(job), receipts, include_usage), generation.cancel)
     try:
-        return Json(await unless_disconnected(request.receive, _reply(generation, form, job)))
+        return Json(await unless_disconnected(request.receive, _reply(generation, form, job, receipts)))
     finally:
         generation.cancel()
 
 
-async def _events(generation: Generation, form: Format, usage: Usage,
+async def _events(generation: Generation, form: Format, usage: Usage, receipts: Receipts,
                   include_usage: bool) -> AsyncIterator[bytes]:
     async for batch in generation.batches(KEEP_ALIVE_SECONDS):
         chunk: list[bytes] = []
         for index, output in batch:
             usage.add(index, output)
+            receipts.add(index, output)
             chunk.extend(map(event, form.events(index, output)))
         if chunk or not batch:
             yield b"".join(chunk) or KEEP_ALIVE
+    certified = await receipts.certify()
     if include_usage:
-        yield event(form.usage_event(usage.body()))
+        yield event(form.closing_event({"usage": usage.body()}))
+    if certified:
+        yield event(form.closing_event({"receipts": certified}))
     yield DONE
 
 
-async def _reply(generation: Generation, form: Format, job: Job) -> dict[str, Any]:
+async def _reply(generation: Generation, form: Format, job: Job, receipts: Receipts) -> dict[str, Any]:
     answers = [Answer() for _ in job.requests]
     usage = Usage(job)
     async for batch in generation.batches(KEEP_ALIVE_SECONDS):
         for index, output in batch:
             answers[index].add(output)
             usage.add(index, output)
+            receipts.add(index, output)
+    await receipts.certify()
     return form.reply(answers, usage.body())
 
 

@@ -48,8 +48,8 @@ class ChatFormat:
         if output.finish_reason is not None:
             yield self._chunk(index, {}, finish=self._finish(index, output.finish_reason))
 
-    def usage_event(self, usage: dict[str, Any]) -> dict[str, Any]:
-        return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage}
+    def closing_event(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return {**self._head, "object": "chat.completion.chunk", "choices": [], **fields}
 
     def reply(self, answers: Sequence[Answer], usage: dict[str, Any]) -> dict[str, Any]:
         choices = [self._choice(index, answer) for index, answer in enumerate(answers)]

@@ -39,8 +39,8 @@ class CompletionFormat:
         choice = self._choice(index, output.text, output.logprobs, output.finish_reason)
         yield {**self._head, "choices": [choice], **usage}
 
-    def usage_event(self, usage: dict[str, Any]) -> dict[str, Any]:
-        return {**self._head, "choices": [], "usage": usage}
+    def closing_event(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return {**self._head, "choices": [], **fields}
 
     def reply(self, answers: Sequence[Answer], usage: dict[str, Any]) -> dict[str, Any]:
         choices = [self._choice(index, answer.text, answer.logprobs, answer.finish_reason)

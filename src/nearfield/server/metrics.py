@@ -31,6 +31,7 @@ class EngineCollector(Collector):
             ("vllm:num_requests_running", "Requests in the running batch.", now.running),
             ("vllm:num_requests_waiting", "Requests in the queue.", now.waiting),
             ("vllm:kv_cache_usage_perc", "Share of the KV cache in use by requests, 0 to 1.", max(0.0, used)),
+            ("vllm:gpu_cache_usage_perc", "The same, by the name that older routers read.", max(0.0, used)),
             ("nearfield_requests_running", "Requests in the running batch.", now.running),
             ("nearfield_requests_waiting", "Requests in the queue.", now.waiting),
             ("nearfield_pages_total", "Pages of the KV cache.", now.pages_total),
@@ -40,6 +41,8 @@ class EngineCollector(Collector):
         ):
             yield self._fill(GaugeMetricFamily(name, text, labels=[LABEL]), value)
         for name, text, value in (
+            ("vllm:prefix_cache_queries", "Prompt tokens taken in.", now.prompt_tokens),
+            ("vllm:prefix_cache_hits", "Prompt tokens found in the cache.", now.cached_tokens),
             ("nearfield_steps", "Engine steps.", now.steps),
             ("nearfield_preemptions", "Requests set back for want of pages.", now.preemptions),
             ("nearfield_prompt_tokens", "Prompt tokens taken in.", now.prompt_tokens),

@@ -1,6 +1,7 @@
 """The small endpoints: what is served, whether it lives, its figures, and its tokenizer."""
 
 import asyncio
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -47,6 +48,16 @@ async def model(service: Service, request: Request) -> Response:
 async def metrics(service: Service, _request: Request) -> Response:
     """Prometheus text."""
     return Response(service.metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def loads(service: Service, _request: Request) -> Response:
+    """How busy the engine is, in the words of the router `smg`; what it does not ask for is left out."""
+    now = service.loop.stats()
+    used = max(0.0, 1 - (now.pages_free + now.pages_cached) / max(1, now.pages_total))
+    load = {"dp_rank": 0, "num_running_reqs": now.running, "num_waiting_reqs": now.waiting,
+            "num_total_reqs": now.running + now.waiting, "token_usage": round(used, 4),
+            "cache_hit_rate": round(now.cached_tokens / max(1, now.prompt_tokens), 4)}
+    return Json({"timestamp": datetime.now(UTC).isoformat(), "dp_rank_count": 1, "loads": [load]})
 
 
 async def tokenize(service: Service, request: Request) -> Response:

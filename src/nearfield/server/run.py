@@ -10,21 +10,29 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Protocol
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from nearfield.core.errors import ConfigError
 from nearfield.server.admission import MAX_HEAD
 from nearfield.server.connection import Connection
-from nearfield.server.service import Loop
+from nearfield.server.trace import Trace
 
 DRAIN_SECONDS = 30.0
 """What running requests get to finish after the first signal."""
 CLOSE_SECONDS = 5
 """What finished replies get to reach their clients."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stoppable(Protocol):
+    """What runs requests (service.Loop)."""
+
+    def drain(self, timeout: float | None) -> bool: ...
+    def stop(self) -> None: ...
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -43,25 +51,50 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-def settings(app: Starlette) -> uvicorn.Config:
+def settings(app: ASGIApp, close_seconds: float = CLOSE_SECONDS) -> uvicorn.Config:
     """How uvicorn is to run `app`: h11, no websockets, no logs of its own, bounded heads."""
     return uvicorn.Config(
         app, http=Connection, ws="none", lifespan="off", access_log=False, log_config=None,
         server_header=False, proxy_headers=False, h11_max_incomplete_event_size=MAX_HEAD,
-        timeout_graceful_shutdown=CLOSE_SECONDS)
+        timeout_graceful_shutdown=int(close_seconds))
 
 
-def serve(app: Starlette, sock: socket.socket, loop: Loop) -> int:
+def serve(app: ASGIApp, sock: socket.socket, loop: Stoppable) -> int:
     """Serve until a signal ends it. Returns 0 when every request was finished, 1 when some were cut off."""
     server = Server(settings(app), loop)
     asyncio.run(server.serve(sockets=[sock]))
     return 0 if server.finished else 1
 
 
+def serve_front(app: ASGIApp, sock: socket.socket, close: Callable[[], Awaitable[None]]) -> int:
+    """Serve an application whose engine is another process's, as `serve` does; `close` its connections at the end.
+
+    The first signal closes the port and lets requests end, for DRAIN_SECONDS.
+    """
+    server = Server(settings(Trace(app), DRAIN_SECONDS), _Elsewhere())
+
+    async def run() -> None:
+        await server.serve(sockets=[sock])
+        await close()
+
+    asyncio.run(run())
+    return 0 if server.finished else 1
+
+
+class _Elsewhere:
+    """The loop of an engine that is not ours to stop."""
+
+    def drain(self, timeout: float | None) -> bool:
+        return True
+
+    def stop(self) -> None:
+        return
+
+
 class Server(uvicorn.Server):
     """uvicorn's server with the signals that the file's head describes."""
 
-    def __init__(self, config: uvicorn.Config, loop: Loop) -> None:
+    def __init__(self, config: uvicorn.Config, loop: Stoppable) -> None:
         super().__init__(config)
         self.finished = True
         self._loop = loop

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from nearfield.core.errors import ConfigError, NearfieldError
 from nearfield.core.request import EngineStats, Output, Request, SamplingParams
 from nearfield.core.types import RequestId, TokenId
+from nearfield.proof.notary import Notary
 from nearfield.server.errors import ApiError
 from nearfield.server.metrics import Metrics
 
@@ -88,6 +89,7 @@ class Service:
 
     vocab_size: ids below it are both spelt by the tokenizer and known to the model's logits; an id in
     between would be computed and could not be written. heavy: held while a long text is tokenised.
+    notary: what gives receipts, where this server is a node's.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Service:
     loop: Loop
     metrics: Metrics
     heavy: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_HEAVY))
+    notary: Notary | None = None
 
     def require_model(self, name: str) -> None:
         """Raises ApiError (404) when `name` is not what is served here."""
@@ -108,7 +111,8 @@ class Service:
                            param="model", code="model_not_found")
 
 
-def make_service(loaded: Model, loop: Loop, *, name: str | None, created: int) -> Service:
+def make_service(loaded: Model, loop: Loop, *, name: str | None, created: int,
+                 notary: Notary | None = None) -> Service:
     """Put the parts together. Raises ConfigError when the model has no tokenizer."""
     if loaded.tokenizer is None:
         raise ConfigError(f"{loaded.name} has no tokenizer; a server needs one")
@@ -116,4 +120,4 @@ def make_service(loaded: Model, loop: Loop, *, name: str | None, created: int) -
         name=name or loaded.name, created=created, tokenizer=loaded.tokenizer, template=loaded.template,
         defaults=loaded.generation, max_context=loaded.engine.max_context,
         vocab_size=min(loaded.engine.vocab_size, loaded.tokenizer.vocab_size), loop=loop,
-        metrics=Metrics(name or loaded.name, loop.stats))
+        metrics=Metrics(name or loaded.name, loop.stats), notary=notary)

@@ -49,6 +49,13 @@ class Cache:
         self._pages = [tuple(next(order) for _ in range(count)) for count in counts]
         self._done = [0] * len(sequences)
 
+    def share(self, sequence: int, other: int, tokens: int) -> None:
+        """`sequence` starts after `tokens` (whole pages) that are those of `other`, and reads them in its pages."""
+        pages, size = self._pages, self._model.page_size
+        assert tokens % size == 0 and tokens <= self._done[other] and not self._done[sequence]
+        pages[sequence] = pages[other][:tokens // size] + pages[sequence][tokens // size:]
+        self._done[sequence] = tokens
+
     def step(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         """Each chunk's attention, [length, H d], all computed in one step."""
         rows: list[AttnRow] = []

@@ -107,6 +107,37 @@ def test_contexts_of_several_spans_have_the_same_bits(everywhere: list[CpuKernel
                 (kernels.isa, kernels.threads, chunks[:2])
 
 
+@pytest.mark.parametrize(("size", "shared", "kv_heads", "page", "window", "dtype"), [
+    (16, 7, 2, 16, None, BF16), (10, 3, 1, 12, None, FP32), (16, 1, 2, 48, None, BF16), (32, 17, 1, 16, None, FP32),
+    (16, 2, 1, 16, 1050, BF16)])
+def test_prefixes_in_the_same_pages_leave_the_bits(everywhere: list[CpuKernels], size: int, shared: int, kv_heads: int,
+                                                   page: int, window: int | None, dtype: torch.dtype) -> None:
+    """Rows of a step that share two spans, one span, less or nothing, some of them apart from each other."""
+    torch.manual_seed(6)
+    model = _model(size, shared, page, dtype, window, kv_heads=kv_heads)
+    prefix = model.qkv(1104)
+    lengths = (1104, 1104, 528, 1056, 0, 1104, 1104, 480)
+    # The third has two spans of its own after the one that it shares.
+    sequences = [torch.cat((prefix[:length], model.qkv(600 if i == 2 else 12))) for i, length in enumerate(lengths)]
+    want = [Cache(everywhere[0], model, [qkv]).whole([len(qkv)])[-12:] for qkv in sequences]
+    for kernels in everywhere:
+        cache = Cache(kernels, model, sequences, stale=float("nan"))
+        cache.step([(0, 1104)])
+        for i, length in enumerate(lengths[1:], 1):
+            cache.share(i, 0, length)
+        cache.step([(2, 588)])
+        rows = range(len(sequences))
+        steps = [[(i, 1) for i in rows], [(i, 1 + 4 * (i == 2)) for i in rows], [(i, 1) for i in reversed(rows)],
+                 [(5, 2), (6, 4), (4, 9), (3, 1)]]
+        got: list[list[Tensor]] = [[] for _ in rows]
+        for chunks in steps:
+            for (i, _), out in zip(chunks, cache.step(chunks), strict=True):
+                got[i].append(out)
+        for parts, whole in zip(got, want, strict=True):
+            found = torch.cat(parts)
+            assert torch.equal(_bits(found), _bits(whole[:len(found)])), (kernels.isa, kernels.threads)
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.large_base_example])
 @given(st.data())
 def test_any_trace_gives_the_bits_of_each_sequence_alone(everywhere: list[CpuKernels], data: st.DataObject) -> None:

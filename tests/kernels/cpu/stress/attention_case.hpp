@@ -1,4 +1,5 @@
-// A random step of attention: a cache of NaN, in it the beginnings of some sequences, and what comes next of each.
+// A random step of attention: a cache of NaN, in it the beginnings of some sequences, and what comes next of each. Some
+// have their beginning in the pages of the one before.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +16,7 @@ namespace {
 struct AttentionCase {
     std::int64_t size, heads, shared, page, window, cache_pages, before = 0, tokens = 0;
     bool bf16, normed;
-    std::vector<std::int64_t> starts, begins, lengths, pages;
+    std::vector<std::int64_t> starts, written, begins, lengths, pages;
     std::vector<float> first, next, norm, cos, sin;
 
     explicit AttentionCase(Random& random) {
@@ -26,20 +27,27 @@ struct AttentionCase {
         window = between(random, 0, 1) ? between(random, 1, 150) : 0;
         bf16 = between(random, 0, 1);
         normed = between(random, 0, 1);
-        const std::int64_t rows = between(random, 1, 3);
+        const std::int64_t rows = between(random, 1, 4);
         for (std::int64_t row = 0; row < rows; ++row) {
-            const std::int64_t start = between(random, 0, 5) ? between(random, 0, 70) : between(random, 505, 530);
+            const bool same = row > 0 && between(random, 0, 1);
+            std::int64_t start = between(random, 0, 5) ? between(random, 0, 70) : between(random, 505, 580);
+            if (same) start = starts.back() / page * page;
             const std::int64_t length = between(random, 0, 1) ? 1 : between(random, 0, 40);
             starts.push_back(start);
+            written.push_back(same ? 0 : start);
             lengths.push_back(length);
             begins.push_back(static_cast<std::int64_t>(pages.size()));
             for (std::int64_t at = 0; at < start + length; at += page) pages.push_back(0);
-            before += start;
+            before += written.back();
             tokens += length;
         }
         cache_pages = static_cast<std::int64_t>(pages.size()) + 1;
         std::iota(pages.begin(), pages.end(), 1);
         std::shuffle(pages.begin(), pages.end(), random);
+        for (std::size_t row = 1; row < starts.size(); ++row) {
+            if (written[row] == starts[row]) continue;
+            std::copy_n(pages.begin() + begins[row - 1], starts[row] / page, pages.begin() + begins[row]);
+        }
         first = floats(random, before * columns());
         next = floats(random, tokens * columns());
         norm = floats(random, size);
@@ -55,7 +63,7 @@ struct AttentionCase {
         std::vector<std::uint16_t> narrow(bf16 ? 2 * numbers : 0, 0x7fc0);
         nearfield::KV kv{narrow.data(), narrow.data() + numbers, true, cache_pages, heads, size, page};
         if (!bf16) kv = {cache.data(), cache.data() + numbers, false, cache_pages, heads, size, page};
-        attend(runtime, kv, first, before, starts, std::vector<std::int64_t>(starts.size(), 0));
+        attend(runtime, kv, first, before, written, std::vector<std::int64_t>(starts.size(), 0));
         return attend(runtime, kv, next, tokens, lengths, starts);
     }
 

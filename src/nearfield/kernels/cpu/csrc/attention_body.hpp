@@ -44,7 +44,7 @@ inline __attribute__((always_inline)) void multiply(Vec (&sums)[R][C], const flo
         for (int r = 0; r < R; ++r) {
             const Vec factor = all(factors[r * S + i]);
 #pragma GCC unroll 4
-            for (int c = 0; c < C; ++c) sums[r][c] = fma(factor, row[c], sums[r][c]);
+            for (int c = 0; c < C; ++c) accumulate(sums[r][c], factor, row[c]);
         }
     }
 }
@@ -63,8 +63,13 @@ inline void score(const Queries& queries, const Tile<T>& tile, const Ahead<T>& n
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) sums[r][c] = zeros();
     }
-    multiply<kQueryStride, Ask>(sums, queries.q, rows, later, next.k[part / 2 * 2], tile.k_stride, half);
-    multiply<kQueryStride, Ask>(sums, queries.q + half, later, after, next.k[part / 2 * 2 + 1], tile.k_stride, half);
+    if (Ask) {
+        const T* const* ahead = next.k + part / 2 * 2;
+        multiply<kQueryStride, Ask>(sums, queries.q, rows, later, ahead[0], tile.k_stride, half);
+        multiply<kQueryStride, Ask>(sums, queries.q + half, later, after, ahead[1], tile.k_stride, half);
+    } else {
+        multiply<kQueryStride, Ask>(sums, queries.q, rows, rows, rows[0], tile.k_stride, queries.size);
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
@@ -72,9 +77,8 @@ inline void score(const Queries& queries, const Tile<T>& tile, const Ahead<T>& n
     }
 }
 
-// The largest score of one query over its keys [from, to) of the tile, and what it had is brought to it. The scores of
-// other keys become -infinity.
-inline void raise(const Queries& query, std::int64_t from, std::int64_t to, float* scores) {
+// The largest score of one query over its keys [from, to) of the tile. The scores of other keys become -infinity.
+inline float highest(std::int64_t from, std::int64_t to, float* scores) {
     const Vec nothing = all(-__builtin_inff());
     const bool whole = to - from == kTile;
     Vec best = nothing;
@@ -86,40 +90,45 @@ inline void raise(const Queries& query, std::int64_t from, std::int64_t to, floa
         }
         best = greatest(seen, best);
     }
-    const float top = largest(best);
-    if (top > *query.largest) {
-        const Vec less = exponential(all(*query.largest) - all(top));
-        *query.largest = top;
-        store(query.lanes, load(query.lanes) * less);
-        for (std::int64_t i = 0; i < query.width; i += 16) store(query.outputs + i, load(query.outputs + i) * less);
-    }
+    return largest(best);
+}
+
+// The largest scores of R queries so far, and what their sums and outputs are to be multiplied by: one where the tile's
+// are not larger. No branch: it could not be foretold, and a product with one is exact.
+template <int R>
+inline void raise(const Queries& queries, std::int64_t from, std::int64_t to, float* scores, float* less) {
+    alignas(64) float tops[16];
+    for (int r = 0; r < R; ++r) tops[r] = highest(from, to, scores + r * kTile);
+    const Vec before = load(queries.largest, R), now = greatest(load(tops, R), before);
+    store(less, where_less(before, now, exponential_of_bounded(before - now), all(1.0f)));
+    store(queries.largest, now, R);
 }
 
 // Scores to weights, in place; those of -infinity to zero.
-inline void weigh(const Queries& query, std::int64_t from, std::int64_t to, float* scores) {
+inline void weigh(const Queries& query, std::int64_t from, std::int64_t to, float less, float* scores) {
     const Vec top = all(*query.largest);
-    Vec sums = load(query.lanes);
+    Vec sums = load(query.lanes) * all(less);
     for (std::int64_t at = from / 16 * 16; at < to; at += 16) {
-        const Vec weights = exponential(load(scores + at) - top);
+        const Vec weights = exponential_of_bounded(load(scores + at) - top);
         store(scores + at, weights);
         sums = sums + weights;
     }
     store(query.lanes, sums);
 }
 
-// outputs[r][16 column ...] of C columns += weights times V, keys [from, to).
+// outputs[r][16 column ...] of C columns = what they were times less[r] + weights times V, keys [from, to).
 template <int R, int C, bool Ask, class T>
 inline void mix(const Queries& queries, const Tile<T>& tile, const Ahead<T>& next, int column, std::int64_t from,
-                std::int64_t to, const float* weights) {
+                std::int64_t to, const float* less, const float* weights) {
     float* outputs = queries.outputs + 16 * column;
     Vec sums[R][C];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-        for (int c = 0; c < C; ++c) sums[r][c] = load(outputs + r * queries.width + 16 * c);
+        for (int c = 0; c < C; ++c) sums[r][c] = load(outputs + r * queries.width + 16 * c) * all(less[r]);
     }
     for (std::int64_t at = from, end; at < to; at = end) {
-        end = at / 16 * 16 + 16 < to ? at / 16 * 16 + 16 : to;
+        end = Ask && at / 16 * 16 + 16 < to ? at / 16 * 16 + 16 : to;
         const std::int64_t skipped = at % 16 * tile.v_stride;
         const T *rows[C], *soon[C];
         const bool last = at >= kTile - 16;
@@ -141,42 +150,56 @@ inline void mix(const Queries& queries, const Tile<T>& tile, const Ahead<T>& nex
 }
 
 // R queries that see keys [from, to) of the tile. `next` is asked for meanwhile.
-template <int R, bool Ask, class T>
+template <int R, int C, bool Ask, class T>
 void attend(const Queries& queries, const Tile<T>& tile, const Ahead<T>& next, std::int64_t from, std::int64_t to) {
-    alignas(64) float scores[R * kTile];
+    alignas(64) float scores[R * kTile], less[16];
     const int last = static_cast<int>(to + 15) / 16;
     int part = static_cast<int>(from) / 16;
-    for (; part + kColumns <= last; part += kColumns) score<R, kColumns, Ask>(queries, tile, next, part, scores);
+    for (; part + C <= last; part += C) score<R, C, Ask>(queries, tile, next, part, scores);
     for (; part < last; ++part) score<R, 1, Ask>(queries, tile, next, part, scores);
-    for (int r = 0; r < R; ++r) raise(queries.from(r), from, to, scores + r * kTile);
-    for (int r = 0; r < R; ++r) weigh(queries.from(r), from, to, scores + r * kTile);
+    raise<R>(queries, from, to, scores, less);
+    for (int r = 0; r < R; ++r) weigh(queries.from(r), from, to, less[r], scores + r * kTile);
     const int columns = static_cast<int>(queries.width / 16);
     int column = 0;
-    for (; column + kColumns <= columns; column += kColumns) {
-        mix<R, kColumns, Ask>(queries, tile, next, column, from, to, scores);
+    for (; column + C <= columns; column += C) {
+        mix<R, C, Ask>(queries, tile, next, column, from, to, less, scores);
     }
-    for (; column < columns; ++column) mix<R, 1, Ask>(queries, tile, next, column, from, to, scores);
+    for (; C > 2 && column + 2 <= columns; column += 2) {
+        mix<R, 2, Ask>(queries, tile, next, column, from, to, less, scores);
+    }
+    for (; column < columns; ++column) mix<R, 1, Ask>(queries, tile, next, column, from, to, less, scores);
 }
 
 // The same for `count` of them, at most R.
-template <int R, bool Ask, class T>
+template <int R, int C, bool Ask, class T>
 void attend_some(std::int64_t count, const Queries& queries, const Tile<T>& tile, const Ahead<T>& next,
                  std::int64_t from, std::int64_t to) {
     if constexpr (R > 1) {
-        if (count < R) return attend_some<R - 1, Ask>(count, queries, tile, next, from, to);
+        if (count < R) return attend_some<R - 1, C, Ask>(count, queries, tile, next, from, to);
     }
-    attend<R, Ask>(queries, tile, next, from, to);
+    attend<R, C, Ask>(queries, tile, next, from, to);
 }
 
-// The same for any number, in even groups of at most kTogether.
+// The same for any number, in even groups of at most R.
+template <int R, int C, bool Ask, class T>
+void attend_groups(std::int64_t count, const Queries& queries, const Tile<T>& tile, const Ahead<T>& next,
+                   std::int64_t from, std::int64_t to) {
+    const std::int64_t groups = (count + R - 1) / R;
+    for (std::int64_t group = 0; group < groups; ++group) {
+        const std::int64_t first = count * group / groups, last = count * (group + 1) / groups;
+        attend_some<R, C, Ask>(last - first, queries.from(first), tile, next, from, to);
+    }
+}
+
 template <bool Ask, class T>
 void attend_all(std::int64_t count, const Queries& queries, const Tile<T>& tile, const Ahead<T>& next,
                 std::int64_t from, std::int64_t to) {
-    const std::int64_t groups = (count + kTogether - 1) / kTogether;
-    for (std::int64_t group = 0; group < groups; ++group) {
-        const std::int64_t first = count * group / groups, last = count * (group + 1) / groups;
-        attend_some<kTogether, Ask>(last - first, queries.from(first), tile, next, from, to);
+    if constexpr (!Ask) {
+        if (to - from == kTile) {
+            return attend_groups<kTogetherCopied, kColumnsCopied, Ask>(count, queries, tile, next, from, to);
+        }
     }
+    attend_groups<kTogether, kColumns, Ask>(count, queries, tile, next, from, to);
 }
 
 inline std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
@@ -290,7 +313,7 @@ void merge(const Result& total, const Result& part, std::int64_t queries, std::i
         // A query that sees nothing of the span: adding zeros would turn -0 into 0.
         if (part.sums[query] == 0.0f) continue;
         const Vec before = all(total.largest[query]), now = all(part.largest[query]), top = greatest(before, now);
-        const Vec keep = exponential(before - top), add = exponential(now - top);
+        const Vec keep = exponential_of_bounded(before - top), add = exponential_of_bounded(now - top);
         store(total.largest + query, top, 1);
         store(total.sums + query, fma(all(part.sums[query]), add, all(total.sums[query]) * keep), 1);
         float* outputs = total.outputs + query * width;

@@ -8,8 +8,9 @@
 namespace nearfield {
 namespace {
 
-constexpr std::int64_t kQueries = 64;          // queries of a task, about: each tile is read once for all of them
+constexpr std::int64_t kQueries = 128;         // queries of a task, about: each tile is read once for all of them
 constexpr std::int64_t kTasksPerThread = 4;    // what is longer than its share of these is divided
+constexpr std::int64_t kSharesPerThread = 2;   // as many at least, or threads would wait for those that have one
 constexpr std::int64_t kSmallPrepare = 8192;   // floats of tokens that one thread prepares in about a dispatch
 constexpr std::int64_t kSmallAttend = 1 << 18;  // multiply-adds that one thread does faster than several are told
 
@@ -68,13 +69,18 @@ void Attention::run(const AttentionCall& call) {
     check(call);
     if (call.tokens == 0) return;
     divide(call);
-    split(call);
-    find_slots(call);
-    take_memory(call);
     std::int64_t seen = 0;
     for (const Block& block : blocks_) seen += block.tokens * std::min(block.spans * kSpan, block.end);
     const bool alone = 2 * seen * call.heads * call.kv.size < kSmallAttend;
+    find_shares(call);
+    split(call);
+    find_slots(call);
+    take_memory(call);
     prepare(call, alone);
+    if (!shares_.empty()) {
+        each(static_cast<std::int64_t>(shares_.size()) * call.kv.heads, alone,
+             [&](std::int64_t task, int thread) { attend_share(call, task, thread); });
+    }
     each(static_cast<std::int64_t>(tasks_.size()), alone,
          [&](std::int64_t task, int thread) { attend(call, tasks_[static_cast<std::size_t>(task)], thread); });
     if (joins_.empty()) return;
@@ -99,6 +105,49 @@ void Attention::divide(const AttentionCall& call) {
     }
 }
 
+// What blocks see of the same pages is computed for all of them at once, so that its K and V are read and widened
+// once. Only from the first span on, as prefixes are shared, and where no window cuts spans.
+void Attention::find_shares(const AttentionCall& call) {
+    shares_.clear();
+    part_floats_ = 0;
+    if (call.window || blocks_.size() < 2) return;
+    std::int64_t most = std::max<std::int64_t>(1, kQueries / (call.heads / call.kv.heads));
+    const std::int64_t tasks = blocks_[0].spans * call.kv.heads, enough = kSharesPerThread * pool_.threads();
+    while (most > 1 && ceil_div(call.tokens, most) * tasks < enough) most /= 2;
+    for (std::int64_t span = 0; share_span(call, span, most); ++span) {
+    }
+}
+
+// Blocks whose first span of their own is `span`, and that share it with their neighbours: whether there are any.
+bool Attention::share_span(const AttentionCall& call, std::int64_t span, std::int64_t most) {
+    const std::int64_t end = (span + 1) * kSpan, page = span * kSpan / call.kv.page;
+    const std::int64_t pages = ceil_div(end, call.kv.page) - page;
+    const auto whole = [&](const Block& block) { return block.span == span && block.start >= end; };
+    bool any = false;
+    for (std::size_t first = 0, last; first < blocks_.size(); first = last) {
+        Block all = blocks_[first];
+        for (last = first + 1; whole(all) && last < blocks_.size(); ++last) {
+            const Block& next = blocks_[last];
+            if (!whole(next) || all.tokens + next.tokens > most ||
+                !std::equal(all.pages + page, all.pages + page + pages, next.pages + page)) {
+                break;
+            }
+            all.tokens += next.tokens;
+        }
+        if (last == first + 1) continue;
+        any = true;
+        for (std::size_t b = first; b < last; ++b) {
+            ++blocks_[b].span;
+            --blocks_[b].spans;
+        }
+        const std::int64_t queries = all.tokens * (call.heads / call.kv.heads);
+        shares_.push_back({{all.pages, all.token, all.tokens, end, end, span, 1}, first, last, part_floats_});
+        part_floats_ += call.kv.heads * result_floats(call.kv, queries);
+        queries_ = std::max(queries_, queries);
+    }
+    return any;
+}
+
 // Blocks into tasks. A block that is too long for one thread, measured by its tokens and spans, is divided by heads or
 // by spans.
 void Attention::split(const AttentionCall& call) {
@@ -108,7 +157,6 @@ void Attention::split(const AttentionCall& call) {
     const std::int64_t fair = work / (pool_.threads() * kTasksPerThread);
     tasks_.clear();
     joins_.clear();
-    part_floats_ = 0;
     for (std::size_t b = 0; b < blocks_.size(); ++b) {
         const Block& block = blocks_[b];
         if (pool_.threads() == 1 || block.tokens * block.spans <= fair) {
@@ -174,6 +222,30 @@ void Attention::attend_span(const AttentionCall& call, const Block& block, std::
                   results, scratch);
 }
 
+// Each share is a task a head.
+void Attention::attend_share(const AttentionCall& call, std::int64_t task, int thread) {
+    const Share& share = shares_[static_cast<std::size_t>(task / call.kv.heads)];
+    const std::int64_t head = task % call.kv.heads, queries = share.block.tokens * (call.heads / call.kv.heads);
+    float* results = floats_of(parts_) + share.part + head * result_floats(call.kv, queries);
+    attend_span(call, share.block, head, head + 1, share.block.span, results,
+                floats_of(scratch_[static_cast<std::size_t>(thread)]));
+}
+
+// What a block's total is before its own spans: empty, and the shares that it takes part in.
+void Attention::begin(const AttentionCall& call, std::size_t b, std::int64_t head, const Result& total) {
+    const std::int64_t shared = call.heads / call.kv.heads, width = width_of(call.kv);
+    const std::int64_t queries = blocks_[b].tokens * shared;
+    kernels_.clear(total, queries, width);
+    for (const Share& share : shares_) {
+        if (b < share.first || b >= share.last) continue;
+        const std::int64_t all = share.block.tokens * shared, first = (blocks_[b].token - share.block.token) * shared;
+        float* part = floats_of(parts_) + share.part + head * result_floats(call.kv, all);
+        const Result results = result_at(part, call.kv, all);
+        kernels_.merge(total, {results.outputs + first * width, results.largest + first, results.sums + first}, queries,
+                       width);
+    }
+}
+
 void Attention::attend(const AttentionCall& call, const Task& task, int thread) {
     const Block& block = blocks_[task.block];
     const std::int64_t queries = block.tokens * (call.heads / call.kv.heads), width = width_of(call.kv);
@@ -185,7 +257,7 @@ void Attention::attend(const AttentionCall& call, const Task& task, int thread) 
         return attend_span(call, block, task.head, task.last, task.span, floats_of(parts_) + task.part, scratch);
     }
     const auto result = [&](float* data, std::int64_t i) { return result_at(data + i * floats, call.kv, queries); };
-    for (std::int64_t i = 0; i < heads; ++i) kernels_.clear(result(totals, i), queries, width);
+    for (std::int64_t i = 0; i < heads; ++i) begin(call, task.block, task.head + i, result(totals, i));
     const std::int64_t step = queries <= kFew ? heads : 1;
     for (std::int64_t span = block.span; span < block.span + block.spans; ++span) {
         for (std::int64_t i = 0; i < heads; i += step) {
@@ -201,7 +273,7 @@ void Attention::join(const AttentionCall& call, const Task& task, int thread) {
     const std::int64_t queries = block.tokens * (call.heads / call.kv.heads), width = width_of(call.kv);
     const Result total = result_at(floats_of(scratch_[static_cast<std::size_t>(thread)]), call.kv, queries);
     float* part = floats_of(parts_) + task.part;
-    kernels_.clear(total, queries, width);
+    begin(call, task.block, task.head, total);
     for (std::int64_t span = 0; span < block.spans; ++span, part += call.kv.heads * result_floats(call.kv, queries)) {
         kernels_.merge(total, result_at(part, call.kv, queries), queries, width);
     }

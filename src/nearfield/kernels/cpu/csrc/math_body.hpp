@@ -6,14 +6,14 @@
 namespace nearfield {
 namespace {
 
-// e^x, within 2 units in the last place, for x up to 88 (above, e^88); 0 below -87; NaN for NaN.
+// e^x, within 2 units in the last place, for x up to 88 (above, e^88; exponential_of_bounded leaves that to its
+// caller); 0 below -87; NaN for NaN.
 // Cody and Waite's reduction by multiples of ln 2, then a polynomial of degree 6 (minimax on |r| <= ln 2 / 2,
 // coefficients of Cephes' expf).
-inline Vec exponential(Vec x) {
-    const Vec bounded = least(all(88.0f), x);
+inline Vec exponential_of_bounded(Vec x) {
     const Vec shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
-    const Vec n = fma(bounded, all(1.44269504088896341f), shift) - shift;
-    const Vec high = fma(n, all(-0.693359375f), bounded);
+    const Vec n = fma(x, all(1.44269504088896341f), shift) - shift;
+    const Vec high = fma(n, all(-0.693359375f), x);
     const Vec r = fma(n, all(2.12194440e-4f), high);
     Vec p = all(1.9875691500e-4f);
     p = fma(p, r, all(1.3981999507e-3f));
@@ -22,8 +22,9 @@ inline Vec exponential(Vec x) {
     p = fma(p, r, all(1.6666665459e-1f));
     p = fma(p, r, all(5.0000001201e-1f));
     p = fma(p, r * r, r) + all(1.0f);
-    return where_less(x, all(-87.0f), zeros(), p * power_of_two(n));
+    return scale_unless_less(x, all(-87.0f), p, n);
 }
+inline Vec exponential(Vec x) { return exponential_of_bounded(least(all(88.0f), x)); }
 
 // silu(x) = x / (1 + e^-x) (Elfwing et al. 2017).
 inline Vec silu(Vec x) { return x / (all(1.0f) + exponential(zeros() - x)); }

@@ -94,10 +94,10 @@ template <class T>
 inline void copied(const SpanJob& job, std::int64_t low, std::int64_t high, float* scratch, Tile<float>& tile) {
     const std::int64_t page = job.kv.page, size = job.kv.size, width = width_of(job.kv);
     float* values = scratch + kTile * size;
-    tile.k_stride = 16;
+    tile.k_stride = kTile;
     tile.v_stride = width;
     for (int part = 0; part < kParts; ++part) {
-        tile.k[part] = scratch + part * 16 * size;
+        tile.k[part] = scratch + part * 16;
         tile.v[part] = values + part * 16 * width;
     }
     for (std::int64_t at = low, n; at < high; at += n) {
@@ -106,8 +106,13 @@ inline void copied(const SpanJob& job, std::int64_t low, std::int64_t high, floa
         if (n > high - at) n = high - at;
         const T* k = static_cast<const T*>(job.kv.k) + page_start(job, at) + place;
         const T* v = static_cast<const T*>(job.kv.v) + page_start(job, at) + place * size;
-        float* keys = scratch + part * 16 * size + lane;
-        for (std::int64_t i = 0; i < size; ++i) store(keys + i * 16, load(k + i * page, n), n);
+        float* keys = scratch + part * 16 + lane;
+        if (n == 16 && size == width) {  // most tiles: no lane is left out, so that no mask is made
+            for (std::int64_t i = 0; i < size; ++i) store(keys + i * kTile, load(k + i * page));
+            for (std::int64_t i = 0; i < 16 * size; i += 16) store(values + at % kTile * width + i, load(v + i));
+            continue;
+        }
+        for (std::int64_t i = 0; i < size; ++i) store(keys + i * kTile, load(k + i * page, n), n);
         for (std::int64_t key = 0; key < n; ++key) {
             float* out = values + (at % kTile + key) * width;
             for (std::int64_t i = 0; i < size; i += 16) store(out + i, load(v + key * size + i, size - i));

@@ -14,6 +14,7 @@ struct Vec {
 };
 
 constexpr int kTogether = 6, kColumns = 1;
+constexpr int kTogetherCopied = 6, kColumnsCopied = 1;
 
 inline Vec all(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline Vec zeros() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
@@ -128,7 +129,9 @@ inline __m256 power_of_two(__m256 n) {
     const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
 }
-inline Vec power_of_two(Vec n) { return {power_of_two(n.low), power_of_two(n.high)}; }
+inline Vec scale_unless_less(Vec a, Vec b, Vec p, Vec n) {
+    return where_less(a, b, zeros(), p * Vec{power_of_two(n.low), power_of_two(n.high)});
+}
 
 inline float sum(Vec a) {
     const __m256 eight = _mm256_add_ps(a.low, a.high);

@@ -16,6 +16,8 @@ struct Vec {
 // How many Vecs the registers hold beside each other: attention multiplies kTogether queries (8 at most) by
 // kColumns Vecs of K or V at once. Bits do not depend on it.
 constexpr int kTogether = 8, kColumns = 2;
+// The same for whole tiles in scratch, which need no widening: more of a tile for fewer queries.
+constexpr int kTogetherCopied = 6, kColumnsCopied = 4;
 
 inline Vec all(float x) { return {_mm512_set1_ps(x)}; }
 inline Vec zeros() { return {_mm512_setzero_ps()}; }
@@ -97,10 +99,9 @@ inline Vec lanes(Vec a, std::int64_t from, std::int64_t to, Vec other) {
     return {_mm512_mask_blend_ps(kept, other.v, a.v)};
 }
 
-// 2^n for whole numbers n in -126 .. 127.
-inline Vec power_of_two(Vec n) {
-    const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23))};
+// a < b ? 0 : p * 2^n, for whole numbers n of -126 .. 127 wherever it is not 0, and products that are not subnormal.
+inline Vec scale_unless_less(Vec a, Vec b, Vec p, Vec n) {
+    return {_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_NLT_UQ), p.v, n.v)};
 }
 
 // The lanes folded in halves: 8 with 8, 4 with 4, 2 with 2, 1 with 1.

@@ -15,6 +15,7 @@ struct Vec {
 };
 
 constexpr int kTogether = 2, kColumns = 1;
+constexpr int kTogetherCopied = 2, kColumnsCopied = 1;
 
 template <class Op>
 inline Vec each(const Op& op) {
@@ -107,6 +108,7 @@ inline Vec power_of_two(Vec n) {
         return power;
     });
 }
+inline Vec scale_unless_less(Vec a, Vec b, Vec p, Vec n) { return where_less(a, b, zeros(), p * power_of_two(n)); }
 
 inline float sum(Vec a) {
     for (int half = 8; half > 0; half /= 2) {

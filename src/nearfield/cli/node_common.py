@@ -1,0 +1,70 @@
+"""What the commands of a node share: the extra that they need, the node's options, its keys in words."""
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nearfield.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from nearfield.node.build import OpenNode
+    from nearfield.node.identity import Identity
+    from nearfield.server.keys import KeyRing
+
+EXTRA = ("nacl", "base58", "coincurve", "Crypto", "sqlalchemy", "httpx", "py_near_primitives")
+
+
+def need_extra() -> None:
+    """Raises ConfigError where the packages of a node are not installed."""
+    if missing := [name for name in EXTRA if find_spec(name) is None]:
+        raise ConfigError(f"a NEAR node needs packages that are not installed ({', '.join(missing)}): "
+                          "pip install 'nearfield[node]'")
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """The node's options file."""
+    parser.add_argument("--node-config", metavar="FILE", type=Path,
+                        help="the node's options, in TOML: payment, prices, ledger, registry (default: free of charge)")
+
+
+def open_from(config: Path | None, model: str, keys: "KeyRing") -> "OpenNode":
+    """The node of this user, for `model`. Raises ConfigError, IdentityError, LedgerError."""
+    need_extra()
+    from nearfield.node.build import open_node
+    from nearfield.node.config import read_config
+    from nearfield.node.identity import default_home
+
+    return open_node(default_home(), read_config(config), model, keys)
+
+
+def check_node(config: Path | None) -> None:
+    """Raises ConfigError, IdentityError where there is no node to be: before a model is loaded for it."""
+    need_extra()
+    from nearfield.node.config import read_config
+    from nearfield.node.identity import default_home, load
+
+    read_config(config)
+    load(default_home())
+
+
+def describe_identity(identity: "Identity", home: Path) -> str:
+    """A node's names and public keys, a line for each."""
+    rows = (("account", identity.account_id), ("public key", identity.public_key),
+            ("ed25519", identity.signing_address("ed25519")), ("ecdsa", identity.signing_address("ecdsa")),
+            ("keys in", str(home)))
+    return "\n".join(f"{name:<12}{value}" for name, value in rows)
+
+
+def describe_node(node: "OpenNode") -> list[str]:
+    """The lines of a banner that say whose node it is, what vouches for it and what it costs."""
+    identity, config = node.identity, node.config
+    tee = "no TEE: its receipts and signatures vouch for it" if config.tee == "none" else "TDX, by dstack"
+    paid = {"free": "free of charge", "prepaid": "from balances of API keys", "channel": "by channel vouchers",
+            "both": "from balances of API keys, or by channel vouchers"}
+    return [
+        f"account   {identity.account_id}",
+        f"address   {identity.signing_address('ecdsa')} (ecdsa), ed25519 as the account's key",
+        f"evidence  {tee}",
+        f"payment   {paid[config.payment]}; {node.prices}",
+    ]

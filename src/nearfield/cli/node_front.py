@@ -1,0 +1,50 @@
+"""`nearfield node front`: a NEAR node before any OpenAI-compatible engine, such as vLLM or SGLang."""
+
+import argparse
+import logging
+from urllib.parse import urlsplit
+
+from nearfield.cli.node_common import add_config, describe_node, open_from
+
+HELP = "put a node before an engine that serves over HTTP"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The engine, and where and for whom to serve."""
+    from nearfield.cli.serve import add_address
+
+    parser.add_argument("engine", type=_url, help="where the engine listens, such as http://host:8000")
+    parser.add_argument("--model", metavar="NAME", required=True, help="the model, as the engine calls it")
+    add_config(parser)
+    add_address(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal. Raises NearfieldError before anything is served."""
+    from nearfield.cli.serve import box, keys_of, url_of
+    from nearfield.server.run import bind, serve_front
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    for noisy in ("uvicorn", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    keys = keys_of(args)
+    node = open_from(args.node_config, args.model, keys)
+    from nearfield.node.upstream import Upstream
+
+    engine = Upstream(args.engine)
+    try:
+        with bind(args.host, args.port) as sock:
+            sock.listen()
+            print(box([f"model     {args.model}, served by {args.engine}", f"URL       {url_of(sock)}/v1",
+                       f"API keys  {'needed' if keys else 'none: whoever reaches the port may use it'}",
+                       *describe_node(node), "receipts  none: only Nearfield's own engine gives them"]), flush=True)
+            return serve_front(node.front(engine), sock, engine.aclose)
+    finally:
+        node.close()
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the URL of an engine; give one such as http://host:8000")
+    return text.rstrip("/").removesuffix("/v1")

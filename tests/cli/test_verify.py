@@ -1,0 +1,139 @@
+"""`nearfield verify` and `nearfield audit` against a real server of the pocket model that gives receipts."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nearfield.cli.main import main
+from nearfield.core.config import EngineConfig
+from nearfield.engine.build import load_engine
+from nearfield.engine.loop import EngineLoop
+from nearfield.kernels import cpu
+from nearfield.proof.opening import open_notary
+from tests.proof.signer import NodeKey
+from tests.server.serving import Serving, serving
+
+if missing := cpu.missing():
+    pytest.skip(missing, allow_module_level=True)
+
+SAME = ["--dtype", "fp32", "--kv-memory", "16MiB", "--threads", "1"]
+NONCE = "ab" * 32
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    loaded = load_engine(None, EngineConfig(dtype="fp32", kv_memory=16 << 20, threads=1))
+    notary = open_notary(loaded, NodeKey(), tmp_path_factory.mktemp("node"))
+    loop = EngineLoop(loaded.engine)
+    loop.start()
+    with serving(loaded, loop, receipts=notary) as running:
+        yield running
+    notary.close()
+
+
+class Files:
+    """What a client keeps of an exchange, in a folder."""
+
+    def __init__(self, folder: Path, node: Serving, path: str, **fields: Any) -> None:
+        self.request, self.reply, self.receipt = folder / "request.json", folder / "reply.json", folder / "receipt.json"
+        body = {"model": node.name, "max_tokens": 24, "temperature": 0.8} | fields
+        node_nonce = node.http.get("/v1/receipt/nonce").json()["nonce"]
+        reply = node.http.post(path, json=body, headers={"X-Receipt-Nonce": NONCE, "X-Receipt-Node-Nonce": node_nonce})
+        assert reply.status_code == 200, reply.text
+        self.request.write_text(json.dumps(body))
+        self.reply.write_bytes(reply.content)
+        self.receipt.write_bytes(node.http.get(f"/v1/receipt/{reply.json()['id']}").content)
+        self.args = ["verify", str(self.receipt), "--prompt", str(self.request), "--output", str(self.reply),
+                     "--nonce", NONCE, "--node-nonce", node_nonce, "--node-key", NodeKey().public_key, *SAME]
+
+
+CHAT = {"messages": [{"role": "user", "content": "Tell me about the sea."}]}
+
+
+@pytest.mark.parametrize("path, fields", [
+    ("/v1/chat/completions", CHAT), ("/v1/chat/completions", CHAT | {"n": 2, "seed": 5, "stop": ["the"]}),
+    ("/v1/completions", {"prompt": "Once upon"}), ("/v1/completions", {"prompt": ["A", "B"], "logit_bias": {"9": 1}})])
+def test_everything_passes(node: Serving, tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str,
+                           fields: dict[str, Any]) -> None:
+    files = Files(tmp_path, node, path, **fields)
+    assert main(files.args) == 0
+    shown = capsys.readouterr().out
+    assert "verified: the answer is what this model gives" in shown and "fail" not in shown
+    unchecked = [line.split()[0] for line in shown.splitlines() if "not checked" in line]
+    assert set(unchecked) <= {"usage"}   # of several answers it is one sum
+
+
+def test_the_first_difference_is_told(node: Serving, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = Files(tmp_path, node, "/v1/chat/completions", **CHAT)
+    reply = json.loads(files.reply.read_text())
+    reply["choices"][0]["message"]["content"] += "!"
+    files.reply.write_text(json.dumps(reply))
+    assert main([*files.args, "--json"]) == 1
+    [report] = json.loads(capsys.readouterr().out)["receipts"]
+    assert not report["verified"] and report["replayed"]
+    assert [one["name"] for one in report["checks"] if one["outcome"] == "fail"] == ["text"]
+
+
+def test_a_prompt_of_text_or_ids(node: Serving, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = Files(tmp_path, node, "/v1/completions", prompt="Once upon")
+    text = tmp_path / "prompt.txt"
+    text.write_text("Once upon")
+    assert main(["verify", str(files.receipt), "--prompt", str(text), *SAME]) == 0
+    ids = node.http.post("/tokenize", json={"prompt": "Once upon"}).json()["tokens"]
+    text.write_text(json.dumps(ids))
+    assert main(["verify", str(files.receipt), "--prompt", str(text), *SAME]) == 0
+    assert "not checked" in capsys.readouterr().out
+
+
+def test_without_a_prompt_nothing_is_verified(node: Serving, tmp_path: Path,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    files = Files(tmp_path, node, "/v1/completions", prompt="Once upon")
+    assert main(["verify", str(files.receipt), *SAME]) == 1
+    assert "NOT verified: the answer was not computed again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change, message", [
+    (["--dtype", "bf16"], "profile"), (["--nonce", "xy"], "64 hexadecimal"), (["--prompt", "nowhere"], "nowhere"),
+    (["--node-key", "ed25519:1"], "public_key")])
+def test_what_can_not_be_checked_is_refused(node: Serving, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                            change: list[str], message: str) -> None:
+    files = Files(tmp_path, node, "/v1/completions", prompt="Once upon")
+    assert main([*files.args, *change]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "{}", "no receipt", "[1]"])
+def test_a_file_that_holds_no_receipt_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    (tmp_path / "receipt.json").write_text(text)
+    assert main(["verify", str(tmp_path / "receipt.json"), *SAME]) == 2
+    assert "nearfield: error: " in capsys.readouterr().err
+
+
+def test_an_audit_of_an_honest_node(node: Serving, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["audit", node.url, "--fraction", "1", "--requests", "4", "--max-tokens", "16", "--temperature", "0.7",
+            "--node-key", NodeKey().public_key, *SAME]
+    assert main(args) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["responses"], told["replayed"], told["faults"]) == (4, 4, 0) and told["tokens"] > 4
+
+
+def test_an_audit_of_another_model(node: Serving, shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["audit", node.url, "--model", str(shared_data / "weights" / "tinystories-656k"), "--fraction", "1",
+            "--requests", "1", *SAME]
+    assert main(args) == 1
+    assert "model: root of the weights" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change, message", [
+    (["--fraction", "0"], "fraction"), (["--prompts", "nowhere"], "nowhere"), (["--requests", "0"], "at least 1")])
+def test_options_of_an_audit(capsys: pytest.CaptureFixture[str], change: list[str], message: str) -> None:
+    assert main(["audit", "http://127.0.0.1:1", *change, *SAME]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_audit_of_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", "http://127.0.0.1:1", *SAME]) == 2
+    assert "127.0.0.1: is no node" in capsys.readouterr().err
