@@ -32,7 +32,7 @@ def test_the_database_itself_refuses_an_overdraft(database: Database) -> None:
     with pytest.raises(LedgerError, match="can not be written") as caught, database.write() as connection:
         connection.execute(insert(ACCOUNTS).values(payer="x", added=9, spent=10))
     assert caught.value.status == 503
-    assert "x" not in caught.value.message.split() and database.place not in caught.value.message
+    assert database.place not in caught.value.message
 
 
 def test_what_raises_is_undone(database: Database) -> None:

@@ -263,7 +263,7 @@ class Books(RuleBasedStateMachine):
 
 def test_any_order_of_events_keeps_the_sums(tmp_path: Path) -> None:
     Books.folder = tmp_path / "books"
-    run_state_machine_as_test(Books, settings=settings(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(Books, settings=settings(
         max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)))
 
 
