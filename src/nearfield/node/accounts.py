@@ -43,7 +43,8 @@ def channel_payer(channel_id: str) -> str:
 def insert_new(connection: Connection, table: Any, **values: Any) -> bool:
     """Insert a row, unless one with its primary key is there. Returns whether it is new."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return connection.execute(dialect.insert(table).values(values).on_conflict_do_nothing()).rowcount == 1
+    statement = dialect.insert(table).values(values).on_conflict_do_nothing().returning(*table.primary_key)
+    return connection.execute(statement).first() is not None
 
 
 def lock(connection: Connection, payer: str, now: float, ending: str = "") -> Account:

@@ -138,13 +138,14 @@ class Database:
             LedgerError: it is not a ledger, has another version, or can not be reached.
         """
         parsed = _parse(url)
-        self.place = parsed.database if parsed.get_backend_name() == "sqlite" else parsed.render_as_string()
+        self.place = str(parsed.database) if parsed.get_backend_name() == "sqlite" else parsed.render_as_string()
         try:
             self._engine = _engine(parsed)
-            with self._engine.begin() as connection:
-                if connection.dialect.name == "postgresql":
-                    connection.execute(select(func.pg_advisory_xact_lock(_SETUP_LOCK)))
-                self._set_up(connection)
+            try:
+                self._open()
+            except BaseException:
+                self._engine.dispose()
+                raise
         except ModuleNotFoundError:
             raise LedgerError("a ledger in PostgreSQL needs its driver: pip install 'psycopg[binary]'") from None
         except (SQLAlchemyError, OSError) as error:
@@ -174,6 +175,12 @@ class Database:
 
     def close(self) -> None:
         self._engine.dispose()
+
+    def _open(self) -> None:
+        with self._engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(select(func.pg_advisory_xact_lock(_SETUP_LOCK)))
+            self._set_up(connection)
 
     def _set_up(self, connection: Connection) -> None:
         names = set(inspect(connection).get_table_names())

@@ -1,9 +1,9 @@
 """Posts the usage of every response to whoever bills for it, in NEAR AI's form, until it is taken.
 
 The queue is a table of the ledger, filled in the transaction that records a response, so that nothing is forgotten
-when the node dies; the receiver counts an id once, so that a report may be sent twice. What can pass (no answer, 408,
-429, 5xx, and 401 and 403, which are about the token) is tried again after a pause that doubles up to MAX_PAUSE; any
-other answer is final, and its report is kept as rejected.
+when the node dies; the receiver counts an id once, so that a report may be sent twice. What can pass (no answer, 3xx,
+408, 429, 5xx, and 401 and 403, which are about the token) is tried again after a pause that doubles up to MAX_PAUSE;
+any other 4xx is final, and its report is kept as rejected.
 Source: nearai/inference-proxy, src/usage_report_outbox.rs.
 """
 
@@ -19,11 +19,14 @@ from nearfield.node.database import REPORTS, RESPONSES
 from nearfield.node.errors import NodeError
 from nearfield.node.ledger import Ledger
 
+FIRST_PAUSE = 2.0
 MAX_PAUSE = 300.0
 ATTEMPT_SECONDS = 15.0
 IDLE_SECONDS = 1.0
 BATCH = 32
 _PASSING = frozenset({401, 403, 408, 429})
+_HOPELESS = frozenset({"no answer", "HTTP 401", "HTTP 403"})
+"""The next report would fare no better."""
 
 
 class Reporter:
@@ -54,8 +57,9 @@ class Reporter:
         for number, (attempts, body) in enumerate(due):
             outcome, final = await self._send(body)
             await asyncio.to_thread(self._note, body["id"], attempts + 1, outcome, final)
-            if outcome in ("no answer", "HTTP 401", "HTTP 403"):
-                return number + 1       # the others would fare no better; they are due again when their claim ends
+            if outcome in _HOPELESS:
+                await asyncio.to_thread(self._put_back, [later["id"] for _, later in due[number + 1:]])
+                return number + 1
         return len(due)
 
     def pending(self) -> tuple[int, int]:
@@ -71,7 +75,7 @@ class Reporter:
         queued = select(REPORTS.c.id, REPORTS.c.attempts).where(
             REPORTS.c.due <= int(now), REPORTS.c.rejected.is_(False)).order_by(REPORTS.c.due).limit(BATCH)
         with self._ledger.database.write() as connection:
-            claimed = dict(connection.execute(queued.with_for_update(skip_locked=True)).tuples().all())
+            claimed = {row.id: row.attempts for row in connection.execute(queued.with_for_update(skip_locked=True))}
             if not claimed:
                 return []
             lapses = int(now + BATCH * ATTEMPT_SECONDS)
@@ -90,7 +94,13 @@ class Reporter:
             return "no answer", False
         if answer.is_success:
             return "", True
-        return f"HTTP {answer.status_code}", answer.status_code < 500 and answer.status_code not in _PASSING
+        return f"HTTP {answer.status_code}", answer.is_client_error and answer.status_code not in _PASSING
+
+    def _put_back(self, ids: list[str]) -> None:
+        """They were claimed and not tried: due after a short pause."""
+        with self._ledger.database.write() as connection:
+            connection.execute(update(REPORTS).where(REPORTS.c.id.in_(ids))
+                               .values(due=int(self._ledger.clock() + FIRST_PAUSE)))
 
     def _note(self, response_id: str, attempts: int, outcome: str, final: bool) -> None:
         row = REPORTS.c.id == response_id
@@ -98,7 +108,7 @@ class Reporter:
             if not outcome:
                 connection.execute(delete(REPORTS).where(row))
                 return
-            pause = min(MAX_PAUSE, 2.0 ** min(attempts, 16))
+            pause = min(MAX_PAUSE, FIRST_PAUSE * 2.0 ** min(attempts - 1, 16))
             connection.execute(update(REPORTS).where(row).values(
                 attempts=attempts, outcome=outcome, rejected=final, due=int(self._ledger.clock() + pause)))
         if final:

@@ -1,0 +1,272 @@
+"""The books: one record a response, no overdraft whoever spends at once, and nothing left set aside by the dead."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from nearfield.node.accounts import FREE, channel_payer, key_payer
+from nearfield.node.credits import Credits
+from nearfield.node.database import Database
+from nearfield.node.ledger import LEASE, Ledger, Reservation, Total
+from tests.node.ledger.doubles import Clock, usage
+
+KEY = key_payer("sk-" + "a" * 40)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(database: Database, clock: Clock) -> Iterator[Ledger]:
+    yield Ledger(database, node="one", clock=clock)
+
+
+def fund(ledger: Ledger, nano: int, payer: str = KEY, reference: str = "first") -> None:
+    assert Credits(ledger).grant(reference, payer, nano)
+
+
+def test_a_response_is_recorded_once(ledger: Ledger) -> None:
+    assert ledger.record(usage("a"), 7)
+    assert not ledger.record(usage("a", completion=99), 8)
+    charge = ledger.response("a")
+    assert charge is not None and (charge.usage, charge.cost_nano) == (usage("a"), 7)
+    assert ledger.response("b") is None
+
+
+def test_totals_are_by_model_and_time(ledger: Ledger, clock: Clock) -> None:
+    ledger.record(usage("a", prompt=10, cached=4, completion=2), 100)
+    clock.now += 60
+    ledger.record(usage("b", prompt=1, completion=1), 11)
+    assert ledger.totals() == [Total("org/model", 2, 11, 4, 3, 111)]
+    assert ledger.totals(clock.now) == [Total("org/model", 1, 1, 0, 1, 11)]
+    assert ledger.totals(clock.now + 1) == []
+
+
+def test_what_is_set_aside_can_not_be_spent_twice(ledger: Ledger) -> None:
+    fund(ledger, 100)
+    first = ledger.reserve(KEY, 10, 70)
+    second = ledger.reserve(KEY, 10, 70)
+    assert first is not None and second is not None and (first.amount, second.amount) == (70, 30)
+    assert ledger.reserve(KEY, 1, 1) is None
+    ledger.release(second)
+    assert ledger.record(usage("a"), 50, first, 50)
+    account = ledger.account(KEY)
+    assert (account.added, account.spent, account.reserved, account.available) == (100, 50, 0, 50)
+    ledger.release(first)       # what was charged is not given back
+    assert ledger.account(KEY) == account
+
+
+def test_never_more_is_taken_than_was_set_aside(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    fund(ledger, 100)
+    reservation = ledger.reserve(KEY, 10, 10)
+    assert ledger.record(usage("a"), 80, reservation, 80)
+    assert ledger.account(KEY).spent == 10
+    charge = ledger.response("a")
+    assert charge is not None and charge.cost_nano == 10
+    assert "only 10 of 80 could be charged" in caplog.text and KEY not in caplog.text
+
+
+def test_an_id_that_is_known_is_not_charged(ledger: Ledger) -> None:
+    fund(ledger, 100)
+    ledger.record(usage("a"), 10, ledger.reserve(KEY, 10, 10), 10)
+    assert not ledger.record(usage("a"), 20, ledger.reserve(KEY, 20, 20), 20)
+    account = ledger.account(KEY)
+    assert (account.spent, account.reserved) == (10, 0)
+
+
+def test_an_unknown_payer_has_nothing(ledger: Ledger) -> None:
+    assert ledger.reserve("key:unknown", 1, 5) is None
+    assert ledger.account("key:unknown").available == 0
+
+
+def test_a_start_gives_back_what_the_dead_had_set_aside(ledger: Ledger, database: Database, clock: Clock) -> None:
+    fund(ledger, 100)
+    lost = ledger.reserve(KEY, 60, 60)
+    other = Ledger(database, node="two", clock=clock).reserve(KEY, 15, 15)
+    again = Ledger(database, node="one", clock=clock)
+    again.start()
+    assert again.account(KEY).reserved == 15        # another node's is another's business
+    # The answer was made all the same: it is charged, up to what is there.
+    taken = again.reserve(KEY, 50, 50)
+    assert again.record(usage("a"), 60, lost, 60)
+    assert again.account(KEY).spent == 35
+    assert again.record(usage("b"), 15, other, 15) and again.record(usage("c"), 50, taken, 50)
+    assert again.account(KEY).spent == 100
+
+
+def test_what_is_set_aside_lapses(ledger: Ledger, clock: Clock) -> None:
+    fund(ledger, 100)
+    assert ledger.reserve(KEY, 100, 100)
+    clock.now += LEASE - 1
+    assert ledger.reserve(KEY, 1, 1) is None
+    clock.now += 1
+    assert ledger.account(KEY).available == 100
+    assert ledger.reserve(KEY, 100, 100) is not None
+
+
+def test_earnings_keep_kinds_apart(ledger: Ledger) -> None:
+    fund(ledger, 100)
+    fund(ledger, 2**100, channel_payer("c"), "second")
+    ledger.record(usage("a"), 30, ledger.reserve(KEY, 30, 30), 30)
+    ledger.record(usage("b"), 1, ledger.reserve(channel_payer("c"), 2**99, 2**99), 2**99)
+    ledger.record(usage("c"), 5)
+    earned = ledger.earnings()
+    assert (earned.prepaid_nano, earned.prepaid_left_nano, earned.channel_units) == (30, 70, 2**99)
+
+
+def test_a_grant_counts_once(ledger: Ledger) -> None:
+    credits = Credits(ledger)
+    assert credits.grant("invoice 7", KEY, 5) and not credits.grant("invoice 7", KEY, 5)
+    assert ledger.account(KEY).added == 5
+
+
+def test_keys_are_not_in_the_books(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/ledger.sqlite")
+    ledger = Ledger(database)
+    fund(ledger, 10, key_payer("sk-very-secret-0123456789-0123456789"))
+    ledger.record(usage("a"), 1, ledger.reserve(KEY, 0, 0), 0)
+    database.close()
+    assert b"very-secret" not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_threads_do_not_overdraw(ledger: Ledger) -> None:
+    fund(ledger, 1000)
+
+    def spend(worker: int) -> int:
+        taken = 0
+        for number in range(12):
+            reservation = ledger.reserve(KEY, 1, 37)
+            if reservation is not None:
+                assert ledger.record(usage(f"{worker}-{number}"), 37, reservation, 37)
+                taken += reservation.amount
+        return taken
+
+    with ThreadPoolExecutor(6) as pool:
+        taken = sum(pool.map(spend, range(6)))
+    account = ledger.account(KEY)
+    assert (account.spent, account.reserved) == (1000, 0) and taken == 1000
+
+
+SPENDER = """
+import sys
+from nearfield.node.database import Database
+from nearfield.node.ledger import Ledger
+from nearfield.node.usage import Usage
+url, payer, name = sys.argv[1:]
+ledger = Ledger(Database(url), node=name)
+for number in range(12):
+    reservation = ledger.reserve(payer, 1, 50)
+    if reservation is not None:
+        # Every id is offered by every process; one of them records it.
+        ledger.record(Usage(f"r{number}", "m", 1, 0, 1), 50, reservation, 50)
+"""
+
+
+def test_processes_neither_overdraw_nor_count_twice(ledger_url: str) -> None:
+    database = Database(ledger_url)
+    ledger = Ledger(database)
+    fund(ledger, 10_000)
+    children = [subprocess.Popen([sys.executable, "-c", SPENDER, ledger_url, KEY, name], stderr=subprocess.PIPE)
+                for name in "abc"]
+    for child in children:
+        _, complaint = child.communicate(timeout=60)
+        assert child.returncode == 0, complaint.decode()
+    assert ledger.totals()[0].responses == 12
+    account = ledger.account(KEY)
+    assert (account.spent, account.reserved) == (12 * 50, 0)
+    database.close()
+
+
+class Books(RuleBasedStateMachine):
+    """Any order of credits, reservations, charges, releases and crashes, against sums kept in memory."""
+
+    folder: Path
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder.mkdir(exist_ok=True)
+        for file in self.folder.iterdir():
+            file.unlink()
+        self.clock = Clock()
+        self.added = self.spent = self.made = 0
+        self.held: list[Reservation] = []
+        self.ids: list[str] = []
+        self.open()
+
+    def open(self) -> None:
+        self.database = Database(f"sqlite:///{self.folder}/ledger.sqlite")
+        self.ledger = Ledger(self.database, node="n", clock=self.clock)
+        self.ledger.start()
+
+    def teardown(self) -> None:
+        self.database.close()
+
+    @rule(nano=st.integers(0, 100), old=st.booleans())
+    def credit(self, nano: int, old: bool) -> None:
+        self.made += not old
+        if Credits(self.ledger).grant(f"g{self.made}", KEY, nano):
+            self.added += nano
+
+    @rule(least=st.integers(0, 60), most=st.integers(0, 120))
+    def reserve(self, least: int, most: int) -> None:
+        left = self.added - self.spent - sum(reservation.amount for reservation in self.held)
+        reservation = self.ledger.reserve(KEY, min(least, most), most)
+        assert (reservation is None) == (left < min(least, most))
+        if reservation is not None:
+            assert reservation.amount == min(left, most)
+            self.held.append(reservation)
+
+    @precondition(lambda self: self.held)
+    @rule(amount=st.integers(0, 120), known=st.booleans())
+    def record(self, amount: int, known: bool) -> None:
+        reservation = self.held.pop(0)
+        if known and self.ids:
+            assert not self.ledger.record(usage(self.ids[0]), amount, reservation, amount)
+            return
+        self.ids.append(f"r{len(self.ids)}")
+        assert self.ledger.record(usage(self.ids[-1]), amount, reservation, amount)
+        self.spent += min(amount, reservation.amount)
+
+    @precondition(lambda self: self.held)
+    @rule()
+    def release(self) -> None:
+        self.ledger.release(self.held.pop())
+
+    @rule()
+    def crash(self) -> None:
+        self.database.close()
+        self.open()
+        self.held = []
+
+    @precondition(lambda self: self.held)
+    @rule()
+    def lapse(self) -> None:
+        self.clock.now += LEASE
+        self.held = []
+
+    @invariant()
+    def sums_agree(self) -> None:
+        account = self.ledger.account(KEY)
+        held = sum(reservation.amount for reservation in self.held)
+        assert (account.added, account.spent, account.reserved) == (self.added, self.spent, held)
+        assert account.added - account.spent - account.reserved >= 0
+
+
+def test_any_order_of_events_keeps_the_sums(tmp_path: Path) -> None:
+    Books.folder = tmp_path / "books"
+    run_state_machine_as_test(Books, settings=settings(
+        max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)))
+
+
+def test_free_answers_have_no_payer(ledger: Ledger, database: Database) -> None:
+    ledger.record(usage("a"), 7)
+    assert ledger.account(FREE).spent == 0
