@@ -138,7 +138,7 @@ class Database:
             LedgerError: it is not a ledger, has another version, or can not be reached.
         """
         parsed = _parse(url)
-        self.place = parsed.database if parsed.get_backend_name() == "sqlite" else parsed.render_as_string()
+        self.place = str(parsed.database) if parsed.get_backend_name() == "sqlite" else parsed.render_as_string()
         try:
             self._engine = _engine(parsed)
             try:
