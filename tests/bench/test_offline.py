@@ -30,10 +30,10 @@ def test_decoding_is_timed_with_a_full_batch_only(subject: Subject) -> None:
     loaded, _ = subject.load(4, params.context)
     prompts = Prompts(loaded.spec.vocab_size)
     batch = requests([prompts.ids(params.prompt) for _ in range(4)], None)
-    offline._start(loaded.engine, batch)
+    offline.start_all(loaded.engine, batch)
     assert (loaded.engine.stats().running, loaded.engine.stats().waiting) == (4, 0)
     before = loaded.engine.stats().generated_tokens
-    assert offline._step_seconds(loaded.engine, 4, 5) > 0
+    assert offline.step_seconds(loaded.engine, 4, 5) > 0
     assert loaded.engine.stats().generated_tokens - before == 20
 
 

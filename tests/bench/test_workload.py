@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from nearfield.bench.workload import Prompts, Subject, peak_rss_gib, requests
-from nearfield.compress.folder import Target, quantize_folder
+from nearfield.compress.folder import quantize_folder
+from nearfield.compress.plan import Target
 from tests.small_model import save_model, small_tensors
 
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nearfield.compress.folder import Target, quantize_folder
+from nearfield.compress.folder import quantize_folder
+from nearfield.compress.plan import Target
 from nearfield.core.errors import ConfigError, ModelError
 from tests.small_model import CONFIG, linear_names, save_model, small_tensors
 
@@ -54,7 +55,7 @@ def test_all_other_files_come_along(parent: Path, tmp_path: Path) -> None:
         (parent / name).write_bytes(name.encode())
     (parent / "original").mkdir()
     quantize_folder(parent, tmp_path / "out", W4)
-    assert listing(tmp_path / "out") == sorted([*kept, "config.json", "model.safetensors"])
+    assert listing(tmp_path / "out") == sorted([*kept, "config.json", "model.safetensors", "report.json"])
     assert all((tmp_path / "out" / name).read_text() == name for name in kept)
 
 
@@ -153,7 +154,8 @@ def test_too_little_room_is_told_before_anything_is_written(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from nearfield.compress.folder import Target, quantize_folder
+from nearfield.compress.folder import quantize_folder
+from nearfield.compress.plan import Target
 quantize_folder(Path(sys.argv[1]), Path(sys.argv[2]), Target("w4"),
                 progress=lambda done, total: os.kill(os.getpid(), signal.SIGKILL) if done == 5 else None)
 """

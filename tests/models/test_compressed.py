@@ -13,7 +13,8 @@ from compressed_tensors.quantization.utils import calculate_qparams
 from safetensors.torch import load_file, save_file
 
 from nearfield import LLM
-from nearfield.compress.folder import Target, quantize_folder
+from nearfield.compress.folder import quantize_folder
+from nearfield.compress.plan import Target
 from nearfield.core.errors import ConfigError, ModelError
 from nearfield.formats.int4 import Int4
 from nearfield.formats.int8 import Int8

@@ -58,17 +58,17 @@ def run_offline(subject: Subject, params: OfflineParams, report: Report) -> dict
 
 def _prefill(engine: Engine, limit: Limit, prompts: Prompts, length: int) -> dict[str, Any]:
     """Time to the first token of a prompt that nothing is cached of."""
-    _first_token(engine, prompts.ids(length))  # the first prompt pays for memory that the next ones find
+    first_token_seconds(engine, prompts.ids(length))  # the first prompt pays for memory that the next ones find
     times, limits = [], []
     for _ in range(ROUNDS):
-        times.append(_first_token(engine, prompts.ids(length)))
+        times.append(first_token_seconds(engine, prompts.ids(length)))
         limits.append(limit.seconds(length, 1))
     ttft, best = median(times), median(limits)
     return {"tokens": length, "tokens_per_s": round(length / ttft, 1), "ttft_s": round(ttft, 4),
             "limit_tokens_per_s": round(length / best, 1), "share_of_limit": round(best / ttft, 3)}
 
 
-def _first_token(engine: Engine, prompt: tuple[int, ...]) -> float:
+def first_token_seconds(engine: Engine, prompt: tuple[int, ...]) -> float:
     start = time.perf_counter()
     for request in requests([prompt], max_tokens=1):
         engine.add(request)
@@ -81,11 +81,11 @@ def _decode(engine: Engine, limit: Limit, prompts: Sequence[tuple[int, ...]],
             params: OfflineParams) -> dict[str, Any]:
     """Tokens a second of a full batch, from the moment that its last prompt is computed."""
     batch = requests(prompts, max_tokens=None)
-    _start(engine, batch)
+    start_all(engine, batch)
     steps = max(1, params.output // ROUNDS)
     times, limits = [], []
     for _ in range(ROUNDS):
-        times.append(_step_seconds(engine, len(batch), steps))
+        times.append(step_seconds(engine, len(batch), steps))
         limits.append(median(limit.seconds(len(batch), len(batch)) for _ in range(PASSES)))
     for request in batch:
         engine.cancel(request.request_id)
@@ -94,7 +94,7 @@ def _decode(engine: Engine, limit: Limit, prompts: Sequence[tuple[int, ...]],
             "limit_tokens_per_s": round(len(batch) / best, 2), "share_of_limit": round(best / measured, 3)}
 
 
-def _start(engine: Engine, batch: Sequence[Request]) -> None:
+def start_all(engine: Engine, batch: Sequence[Request]) -> None:
     """Add the requests and step until each has its first token."""
     for request in batch:
         engine.add(request)
@@ -103,7 +103,7 @@ def _start(engine: Engine, batch: Sequence[Request]) -> None:
         waiting -= {output.request_id for output in engine.step() if output.token_ids}
 
 
-def _step_seconds(engine: Engine, batch: int, steps: int) -> float:
+def step_seconds(engine: Engine, batch: int, steps: int) -> float:
     """Mean seconds of a step in which every one of `batch` requests gets a token."""
     tokens = 0
     start = time.perf_counter()

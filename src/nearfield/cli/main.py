@@ -21,6 +21,7 @@ COMMANDS = {
     "chat": "nearfield.cli.chat",
     "generate": "nearfield.cli.generate",
     "quantize": "nearfield.cli.quantize",
+    "evaluate": "nearfield.cli.evaluate",
     "node": "nearfield.cli.node",
     "bench": "nearfield.cli.bench",
     "info": "nearfield.cli.info",

@@ -3,13 +3,14 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from nearfield.core.config import format_bytes
 from nearfield.core.errors import ConfigError, nearest
 
 HELP = "write a model again with int8 or int4 weights"
 FORMATS = ("w8", "w4")
-METHODS = ("rtn",)
+METHODS = ("rtn", "gptq", "awq", "auto")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,29 +20,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="w8: int8, a scale a row; w4: int4, a scale for each group of columns")
     parser.add_argument("--group", type=int, choices=(32, 64, 128),
                         help="columns that share a scale in w4 (default: 64)")
-    parser.add_argument("--method", metavar="METHOD", type=_one_of(METHODS), default="rtn",
-                        help="rtn: round to nearest, each scale of the least squared error (default: %(default)s)")
+    parser.add_argument("--method", metavar="METHOD", type=_one_of(METHODS),
+                        help="rtn: round to nearest, each scale of the least squared error, without any text; gptq, "
+                             "awq: the least error on calibration text; auto: the best of these for each input of "
+                             "each layer (default: gptq with --calibration, else rtn)")
+    parser.add_argument("--calibration", metavar="FILE", type=Path, nargs="+",
+                        help="UTF-8 text like what the model will be used for, some 40,000 words")
 
 
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from nearfield.compress.folder import Target, quantize_folder
     from nearfield.models.loader import find_model
 
-    if args.format == "w8" and args.group is not None:
-        raise ConfigError("--group is of w4: a w8 folder has one scale a row, as other engines read it; leave it out. "
-                          "Groups in int8 are for serving: --weights w8 --group, on the dense folder")
-    target = Target(args.format, args.group or 64)
+    method = args.method or ("rtn" if args.calibration is None else "gptq")
+    _check(args, method)
     source = find_model(args.model)
-    with tqdm(desc="quantising", unit="tensor", disable=None, leave=False) as bar:   # shown on a terminal only
+    unit = "tensor" if method == "rtn" else "input"
+    with tqdm(desc="quantising", unit=unit, disable=None, leave=False) as bar:   # shown on a terminal only
         def show(done: int, total: int) -> None:
+            if bar.total is None:
+                bar.initial = bar.n = done      # what an earlier run did took no time in this one
             bar.total = total
             bar.update(done - bar.n)
-        quantize_folder(source, args.out, target, progress=show)
+        _quantize(args, method, source, show)
     before, after = _weights_bytes(source), _weights_bytes(args.out)
     print(f"wrote {args.out}: {args.format}, {format_bytes(after)} of weights, {after / before:.0%} of before")
     return 0
+
+
+def _check(args: argparse.Namespace, method: str) -> None:
+    if args.format == "w8" and args.group is not None:
+        raise ConfigError("--group is of w4: a w8 folder has one scale a row, as other engines read it; leave it out. "
+                          "Groups in int8 are for serving: --weights w8 --group, on the dense folder")
+    if method == "rtn" and args.calibration is not None:
+        raise ConfigError("--calibration is of gptq, awq and auto: rtn looks at no text; leave one of them out")
+    if method != "rtn" and args.calibration is None:
+        raise ConfigError(f"--method {method} looks at text: give --calibration FILE, text like what the model will be "
+                          "used for")
+
+
+def _quantize(args: argparse.Namespace, method: Any, source: Path, show: Callable[[int, int], None]) -> None:
+    from nearfield.compress.calibrated import quantize_calibrated
+    from nearfield.compress.folder import quantize_folder
+    from nearfield.compress.plan import Target
+
+    target = Target(args.format, args.group or 64)
+    if method == "rtn":
+        quantize_folder(source, args.out, target, progress=show)
+    else:
+        quantize_calibrated(source, args.out, target, method, args.calibration, progress=show)
 
 
 def _weights_bytes(folder: Path) -> int:

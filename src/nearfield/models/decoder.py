@@ -101,6 +101,11 @@ def build_decoder(spec: ModelSpec, weights: ModelWeights, ops: OpTable, position
                    Linear(ops, head), Rotary(spec.rope, spec.head_dim, positions))
 
 
+def build_layer(spec: ModelSpec, weights: ModelWeights, ops: OpTable, index: int) -> DecoderLayer:
+    """One layer of a model by itself, for those who take a model layer by layer."""
+    return _Builder(spec, weights, ops).layer(index)
+
+
 def layer_weights(layer: DecoderLayer) -> LayerWeights:
     """A layer as OpTable.bind_layers takes it."""
     attn, mlp = layer.attn, layer.mlp

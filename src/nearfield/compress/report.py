@@ -1,0 +1,57 @@
+"""report.json: what was done to a model, beside its weights. Each command writes a section of its own."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nearfield.compress.plan import Plan
+
+REPORT = "report.json"
+FIDELITY = "fidelity"
+"""The section of measurements: of a folder as it is, so it does not pass on to what is made of it."""
+
+
+def run_facts(plan: Plan, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the codes, and what they will take: recipe, the parent's files, versions, bytes."""
+    target = plan.target
+    entries = plan.entries().values()
+    return {
+        "recipe": {"format": target.format, **({"group": target.group} if target.format == "w4" else {}), **recipe},
+        "parent": {"name": plan.checkpoint.folder.resolve().name,
+                   "sha256": {path.name: _digest(path) for path in (plan.config.path, *plan.checkpoint.files())}},
+        "versions": versions(),
+        "bytes": {"before": sum(plan.checkpoint.entry(name).nbytes for name in plan.names),
+                  "after": sum(entry.nbytes for entry in entries)}}
+
+
+def versions() -> dict[str, str]:
+    """What computed."""
+    return {"nearfield": version("nearfield"), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """The sections of a report; empty where there is none, or what is there is another's."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def add_section(path: Path, name: str, facts: Mapping[str, Any]) -> None:
+    """Write a section into the report at `path`; others stay, save measurements, which were of the parent."""
+    kept = {section: held for section, held in read_report(path).items() if section != FIDELITY}
+    unfinished = path.with_name(f"{path.name}.partial")
+    unfinished.write_text(json.dumps({**kept, name: facts}, indent=2) + "\n", "utf-8")
+    unfinished.replace(path)
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
