@@ -25,7 +25,7 @@ class Billing:
     """Takes reports, an id once. `answers` are played first: a status, or an exception. With `lost` it counts a report
     and then fails to say so."""
 
-    answers: list[int | Exception] = field(default_factory=list)
+    answers: list[int | BaseException] = field(default_factory=list)
     lost: bool = False
     counted: dict[str, Any] = field(default_factory=dict)
     requests: list[httpx.Request] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Billing:
             if self.lost:
                 self.counted.setdefault(body["id"], body)
             answer = self.answers.pop(0)
-            if isinstance(answer, Exception):
+            if isinstance(answer, BaseException):
                 raise answer
             return httpx.Response(answer)
         self.counted.setdefault(body["id"], body)
@@ -154,8 +154,8 @@ def test_many_go_in_batches(ledger: Ledger) -> None:
 def test_a_reporter_that_dies_while_sending_loses_nothing(ledger: Ledger, clock: Clock) -> None:
     for name in "ab":
         ledger.record(usage(name), 1)
-    billing = Billing([asyncio.CancelledError()], lost=True)     # type: ignore[list-item]
-    with pytest.raises((asyncio.CancelledError, AssertionError)):
+    billing = Billing([asyncio.CancelledError()], lost=True)
+    with pytest.raises(asyncio.CancelledError):
         send(ledger, billing)
     assert send(ledger, billing) == 0       # its claim stands
     clock.now += BATCH * ATTEMPT_SECONDS + 1
