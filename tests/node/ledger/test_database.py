@@ -97,6 +97,13 @@ def test_sqlite_syncs_every_commit(tmp_path: Path) -> None:
     database.close()
 
 
+def test_postgresql_syncs_every_commit(postgres_server: str) -> None:
+    database = Database(f"{postgres_server}&options=-csearch_path%3Dpg_temp%20-csynchronous_commit%3Doff")
+    with database.read() as connection:
+        assert connection.execute(text("show synchronous_commit")).scalar_one() == "on"
+    database.close()
+
+
 @pytest.mark.parametrize(("url", "reason"), [
     ("ledger.sqlite", "not an SQLAlchemy URL"), ("mysql://h/d", "sqlite or postgresql, not by 'mysql'"),
     ("sqlite://", "in memory would be lost"), ("sqlite:///:memory:", "in memory would be lost"),

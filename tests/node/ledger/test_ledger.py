@@ -12,11 +12,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from sqlalchemy import select
 
 from nearfield.node.accounts import FREE, channel_payer, key_payer
 from nearfield.node.channel_book import ChannelBook
 from nearfield.node.credits import Credits
-from nearfield.node.database import Database
+from nearfield.node.database import ACCOUNTS, Database
 from nearfield.node.ledger import LEASE, Ledger, Reservation, Total
 from nearfield.node.report import Reporter
 from tests.node.ledger.doubles import Channel, Clock, channel, node_identity, usage, voucher
@@ -87,9 +88,11 @@ def test_an_id_that_is_known_is_not_charged(ledger: Ledger) -> None:
     assert (account.spent, account.reserved) == (10, 0)
 
 
-def test_an_unknown_payer_has_nothing(ledger: Ledger) -> None:
+def test_an_unknown_payer_has_nothing_and_leaves_nothing(ledger: Ledger, database: Database) -> None:
     assert ledger.reserve("key:unknown", 1, 5) is None
     assert ledger.account("key:unknown").available == 0
+    with database.read() as connection:
+        assert not connection.execute(select(ACCOUNTS)).all()
 
 
 def test_a_start_gives_back_what_the_dead_had_set_aside(ledger: Ledger, database: Database, clock: Clock) -> None:
@@ -190,7 +193,7 @@ def test_threads_do_not_overdraw(ledger: Ledger) -> None:
 
 SPENDER = """
 import sys
-from nearfield.node.database import Database
+from nearfield.node.database import ACCOUNTS, Database
 from nearfield.node.ledger import Ledger
 from nearfield.node.usage import Usage
 url, payer, name = sys.argv[1:]
