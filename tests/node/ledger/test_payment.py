@@ -208,8 +208,8 @@ def test_state_and_validate(payment: Payment, book: ChannelBook, ledger: Ledger)
         assert caught.value.status == status
 
 
-@given(st.lists(st.tuples(st.integers(0, 6_000), st.integers(1, 40), st.integers(0, 60), st.booleans()), max_size=25))
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.tuples(st.integers(0, 6_000), st.integers(1, 40), st.integers(0, 60), st.booleans()), max_size=12))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_vouchers_keep_spent_below_vouched_below_deposit(
         tmp_path_factory: pytest.TempPathFactory, requests: list[tuple[int, int, int, bool]]) -> None:
     database = Database(f"sqlite:///{tmp_path_factory.mktemp('books')}/ledger.sqlite")
