@@ -44,7 +44,7 @@ class Node:
 
     def __init__(self, loaded: Loaded, says: Subject | None = None, key: NodeKey | None = None) -> None:
         self.loaded, self.key = loaded, key or NodeKey()
-        self.subject = subject_of(loaded)
+        self.subject = subject_of(loaded, approximate=True)
         self.says = says or self.subject
 
     def encode(self, text: str) -> Ids:
@@ -57,7 +57,7 @@ class Node:
         and `tell`s the witness something else than the output."""
         asked = tuple(Request(f"r{p}-{k}", prompt, params, sample_index=k)
                       for p, prompt in enumerate(prompts) for k in range(n))
-        return self.finish(asked, Witness(asked, nonces()), ask, tell)
+        return self.finish(asked, Witness(asked, nonces(), sketch=self.says.approximate), ask, tell)
 
     def finish(self, asked: Sequence[Request], witness: Witness,
                ask: Ask = lambda request: request, tell: Tell = lambda request, output: output) -> list[Given]:
