@@ -5,7 +5,7 @@ Beside the digests, such a receipt binds a sketch of every state: its projection
 at how far its sketches lie from the peer's, in the median, and at how many tokens it would have chosen as well.
 
 This is a tolerance, so it has a reach (measured: docs/receipts.md). It tells another model, another prompt and
-quantised weights; one changed weight passes, and slightly other sampling often does. Reports that rest on it say
+quantised weights; one changed weight passes, and so does slightly other sampling. Reports that rest on it say
 "approximate".
 """
 
@@ -26,8 +26,9 @@ SKETCH_BYTES = 2 * DIRECTIONS
 MAX_DISTANCE = 0.015
 """Of sketches, as a share of the verifier's own, in the median over an answer's tokens. Calibrated on the pocket model:
 honest bf16 peers in torch are up to 0.008 apart from fp32, int8 weights at least 0.024."""
-MAX_OTHER = 0.1
-"""Of an answer's tokens, those that the verifier may choose otherwise; two always. Honest peers: up to 0.055."""
+OTHER, DEVIATIONS = 0.06, 4.0
+"""Of tokens, those that the verifier of an honest peer chooses otherwise (bf16 in torch: 0.04), and the standard
+deviations above it that chance may bring."""
 
 
 class Sketcher:
@@ -65,7 +66,8 @@ def distance(mine: bytes, theirs: bytes) -> float:
 def agrees(mine: Sequence[TokenId | None], theirs: Sequence[TokenId]) -> tuple[int, bool]:
     """How many tokens differ between what the verifier chooses and what the peer chose, and whether that is honest."""
     differ = sum(a != b for a, b in zip(mine, theirs, strict=True))
-    return differ, differ <= max(2, MAX_OTHER * len(theirs))
+    count = len(theirs)
+    return differ, differ <= max(2, count * OTHER + DEVIATIONS * (count * OTHER * (1 - OTHER)) ** 0.5)
 
 
 def _signs(size: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
