@@ -1,6 +1,7 @@
 """What every test may ask for: the shared data, the pocket model, and a machine left as it was found."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,12 @@ def _torch_threads() -> None:
     import torch
 
     torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _recursion_limit() -> None:
+    """Python's own: a package that eth-account imports sets it to 100,000, where the stack ends before the limit."""
+    sys.setrecursionlimit(1000)
 
 
 @pytest.fixture(scope="session", autouse=True)

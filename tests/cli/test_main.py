@@ -106,10 +106,10 @@ def test_no_command_prints_help_and_fails(capsys: pytest.CaptureFixture[str]) ->
     assert "usage: nearfield COMMAND" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", [*cli.COMMANDS, "bench offline", "bench agents"])
+@pytest.mark.parametrize("name", [*cli.COMMANDS, "bench offline", "bench agents", "node init", "node front"])
 def test_each_command_has_help(capsys: pytest.CaptureFixture[str], name: str) -> None:
-    if name == "bench":
-        assert cli.main(["bench", "--help"]) == 0
+    if name in ("bench", "node"):   # groups of commands
+        assert cli.main([name, "--help"]) == 0
     else:
         with pytest.raises(SystemExit) as ended:
             cli.main([*name.split(), "--help"])

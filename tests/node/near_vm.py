@@ -82,6 +82,18 @@ class LocalVM:
     def __init__(self) -> None:
         self.accounts: dict[str, Account] = {}
         self.now = 1_700_000_000_000_000_000
+        self._running: HostFunctions | None = None
+        self._linker = wasmtime.Linker(engine())  # once: making it takes longer than a call
+        for name, (params, results) in SIGNATURES.items():
+            kind = wasmtime.FuncType([wasmtime.ValType.i64()] * params, [wasmtime.ValType.i64()] * results)
+            self._linker.define_func("env", name, kind, self._host_function(name))
+
+    def _host_function(self, name: str) -> Callable[..., int | None]:
+        def function(*args: int) -> int | None:
+            assert self._running is not None
+            return self._running.host_call(name, *(value & (2**64 - 1) for value in args))
+
+        return function
 
     def deploy(self, account: str, wasm: bytes, balance: int) -> None:
         self.accounts[account] = Account(balance, wasm)
@@ -112,8 +124,8 @@ class LocalVM:
                 raise ExecutionError("NotEnoughBalance")
             payer.balance -= call.deposit
             account.balance += call.deposit
-        host = HostFunctions(account, call, self.now)
-        host.run(compiled(account.code))
+        self._running = host = HostFunctions(account, call, self.now)
+        host.run(self._linker, compiled(account.code))
         if account.balance < account.usage() * STORAGE_PRICE:
             raise ExecutionError("LackBalanceForState")
         for name, amount in host.outcome.transfers:
@@ -131,15 +143,10 @@ class HostFunctions:
         self._promises: list[str] = []
         self.outcome = Outcome()
 
-    def run(self, module: wasmtime.Module) -> None:
+    def run(self, linker: wasmtime.Linker, module: wasmtime.Module) -> None:
         self._store = wasmtime.Store(engine())
-        linker = wasmtime.Linker(engine())
-        for name, (params, result) in SIGNATURES.items():
-            kind = wasmtime.FuncType([wasmtime.ValType.i64()] * params, [wasmtime.ValType.i64()] * result)
-            linker.define_func("env", name, kind, self._guarded(name))
         try:
-            instance = linker.instantiate(self._store, module)
-            exports = instance.exports(self._store)
+            exports = linker.instantiate(self._store, module).exports(self._store)
             memory, method = exports["memory"], exports.get(self._call.method)
             assert isinstance(memory, wasmtime.Memory)
             self._memory = memory
@@ -151,15 +158,11 @@ class HostFunctions:
         except wasmtime.Trap as error:
             raise ExecutionError(f"trap: {error.message}") from error
 
-    def _guarded(self, name: str) -> Callable[..., int | None]:
-        function: Callable[..., int | None] = getattr(self, name)
-
-        def guarded(*args: int) -> int | None:
-            if self._call.view and name in PROHIBITED_IN_VIEW:
-                raise ExecutionError(f"ProhibitedInView: {name}")
-            return function(*(value & (2**64 - 1) for value in args))
-
-        return guarded
+    def host_call(self, name: str, *args: int) -> int | None:
+        if self._call.view and name in PROHIBITED_IN_VIEW:
+            raise ExecutionError(f"ProhibitedInView: {name}")
+        result: int | None = getattr(self, name)(*args)
+        return result
 
     def _read(self, length: int, place: int) -> bytes:
         """Bytes of the contract's memory, or of the register `place` where length is 2^64 - 1."""

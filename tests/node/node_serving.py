@@ -3,7 +3,7 @@ the server or in front of it over HTTP."""
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +19,15 @@ from nearfield.node.upstream import Upstream
 from nearfield.proof.notary import Notary
 from nearfield.server.app import create_app
 from nearfield.server.keys import KeyRing
-from nearfield.server.run import bind, settings
+from nearfield.server.run import Close, bind, nothing, settings
 from nearfield.server.service import Loop, Model
 from nearfield.server.trace import Trace
 from tests.doubles import FakeEngineLoop, FakeLoaded
 from tests.server.serving import started
 
 
-async def _nothing() -> None:
-    return
-
-
 @contextmanager
-def running(app: ASGIApp, close: Callable[[], Awaitable[None]] = _nothing) -> Iterator[str]:
+def running(app: ASGIApp, close: Close = nothing) -> Iterator[str]:
     """The URL of `app`, served until the block ends; then `close` is called in its event loop."""
     sock = bind("127.0.0.1", 0)
     server = uvicorn.Server(settings(app))
@@ -76,9 +72,15 @@ def served_node(home: Path, *, behind: str = "inside", config: NodeConfig | None
         node = open_node(home, config or NodeConfig(), loaded.name, KeyRing(keys))
         stack.callback(node.close)
         if behind == "inside":
-            url = stack.enter_context(running(create_app(loaded, loop, receipts=notary, front=node.front)))
+            app = create_app(loaded, loop, receipts=notary, front=node.front)
+            url = stack.enter_context(running(app, node.aclose))
         else:
             engine = Upstream(stack.enter_context(running(create_app(loaded, loop))))
-            url = stack.enter_context(running(Trace(node.front(engine)), engine.aclose))
+
+            async def close() -> None:
+                await engine.aclose()
+                await node.aclose()
+
+            url = stack.enter_context(running(Trace(node.front(engine)), close))
         http = stack.enter_context(httpx.Client(base_url=url, timeout=30))
         yield ServedNode(url, loaded.name, node, loop, http)

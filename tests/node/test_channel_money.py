@@ -2,13 +2,17 @@
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.node.contracts import DAY_NS, NEAR, OWN_FUNDS, ChannelBench, Person
 from tests.node.near_vm import STORAGE_PRICE, ExecutionError, Outcome
 
-IDS = st.sampled_from(("a", "bb", "ccc"))
-AMOUNTS = st.one_of(st.integers(0, 3 * NEAR), st.sampled_from((0, 1, NEAR, 2 * NEAR, 2**127, 2**128 - 1)))
+NAMES = ("a", "bb", "ccc", "dddd")
+IDS = st.sampled_from(NAMES)
+DEPOSITS = st.sampled_from((0, 1, NEAR // 100, NEAR, NEAR + 1, 3 * NEAR, 2**127))
+# Of what a channel holds, in thousandths, and more or less.
+SHARES = st.sampled_from((0, 1, 500, 999, 1000, 1001, 2000, 10**40))
+OFFSETS = st.sampled_from((-1, 0, 1))
 
 
 class Money(RuleBasedStateMachine):
@@ -36,25 +40,38 @@ class Money(RuleBasedStateMachine):
         assert {account for account, _ in outcome.transfers} <= {"alice.near", "node.near"}
         return outcome
 
-    @rule(channel_id=IDS, deposit=AMOUNTS)
+    def total_of(self, channel_id: str, share: int, offset: int) -> int:
+        """A total to sign, about that share of what the channel holds."""
+        channel = self.bench.channel(channel_id)
+        added = int(channel["added_balance"]) if channel else NEAR
+        return min(max(added * share // 1000 + offset, 0), 2**128 - 1)
+
+    @initialize(deposits=st.tuples(DEPOSITS, DEPOSITS))
+    def some_are_open(self, deposits: tuple[int, int]) -> None:
+        for channel_id, deposit in zip(NAMES, deposits, strict=False):
+            self.open(channel_id, deposit)
+
+    @rule(channel_id=IDS, deposit=DEPOSITS)
     def open(self, channel_id: str, deposit: int) -> None:
         args: dict[str, object] = {"channel_id": channel_id, "receiver": self.bench.receiver.party(),
                                    "sender": self.bench.sender.party()}
         self.attempt(channel_id, "open_channel", args, deposit=deposit)
 
-    @rule(channel_id=IDS, deposit=AMOUNTS)
+    @rule(channel_id=IDS, deposit=DEPOSITS)
     def topup(self, channel_id: str, deposit: int) -> None:
         self.attempt(channel_id, "topup", {"channel_id": channel_id}, deposit=deposit)
 
-    @rule(channel_id=IDS, spent=AMOUNTS, forged=st.booleans())
-    def withdraw(self, channel_id: str, spent: int, forged: bool) -> None:
+    @rule(channel_id=IDS, share=SHARES, offset=OFFSETS, forged=st.booleans())
+    def withdraw(self, channel_id: str, share: int, offset: int, forged: bool) -> None:
+        spent = self.total_of(channel_id, share, offset)
         if not forged:
             self.signed[channel_id] = max(self.signed.get(channel_id, 0), spent)
         signer = self.bench.stranger if forged else self.bench.sender
         self.attempt(channel_id, "withdraw", {"state": signer.state(channel_id, spent)}, by=self.bench.receiver)
 
-    @rule(channel_id=IDS, spent=AMOUNTS, ours=st.booleans())
-    def withdraw_and_close(self, channel_id: str, spent: int, ours: bool) -> None:
+    @rule(channel_id=IDS, share=SHARES, offset=OFFSETS, ours=st.booleans())
+    def withdraw_and_close(self, channel_id: str, share: int, offset: int, ours: bool) -> None:
+        spent = self.total_of(channel_id, share, offset)
         self.signed[channel_id] = max(self.signed.get(channel_id, 0), spent)
         closer = self.bench.receiver if ours else self.bench.stranger
         args: dict[str, object] = {"state": self.bench.sender.state(channel_id, spent),
@@ -89,11 +106,11 @@ class Money(RuleBasedStateMachine):
     @invariant()
     def what_is_held_covers_all_channels_and_the_storage(self) -> None:
         account = self.bench.vm.accounts[self.bench.contract]
-        channels = [channel for channel_id in ("a", "bb", "ccc") if (channel := self.bench.channel(channel_id))]
+        channels = [channel for channel_id in NAMES if (channel := self.bench.channel(channel_id))]
         owed = sum(int(channel["added_balance"]) - int(channel["withdrawn_balance"]) for channel in channels)
         empty = 100 + len(account.code)
         assert account.balance == OWN_FUNDS + owed + (account.usage() - empty) * STORAGE_PRICE
 
 
 TestMoney = Money.TestCase
-TestMoney.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestMoney.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)

@@ -1,5 +1,6 @@
 """A node's options: defaults that serve for nothing, and errors that name the key."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,9 @@ def test_any_table_is_options_or_an_error(table: dict[str, object]) -> None:
         parse_config(table)
     except ConfigError as error:
         assert str(error)
+
+
+def test_the_options_that_the_documentation_shows_are_options() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "node.md").read_text("utf-8")
+    shown = tomllib.loads(text.split("```toml\n")[1].split("```")[0])
+    assert parse_config(shown).payment == "prepaid"

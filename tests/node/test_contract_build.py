@@ -32,6 +32,7 @@ def test_it_has_no_start_function(name: str) -> None:
     assert 8 not in _sections(wasm(name)), "section 8 is the start function"
 
 
+@pytest.mark.slow
 def test_what_is_committed_is_what_the_source_gives(tmp_path: Path) -> None:
     if not (FOLDER / "node_modules" / ".bin" / "asc").is_file():
         pytest.skip("the AssemblyScript compiler is not installed: contracts/build installs it with npm")

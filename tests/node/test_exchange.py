@@ -91,7 +91,7 @@ def test_a_stream_that_breaks_off_is_metered_for_what_left_and_never_signed(cut:
     assert not answer.whole and DONE not in answer.body
     assert b'"server_error"' in answer.body
     expected = ["released", Usage("chatcmpl-1", MODEL, 7, 0, 1), Usage("chatcmpl-1", MODEL, 7, 0, 2), USED][cut]
-    assert stand.journal[-1] == expected
+    assert [entry for entry in stand.journal if not isinstance(entry, tuple)] == [expected]
 
 
 def test_a_stream_that_ends_cleanly_without_done_is_not_whole() -> None:
@@ -143,7 +143,7 @@ def test_an_engines_error_passes_unsigned_and_free(status: int) -> None:
     assert (answer.status, answer.json(), answer.whole) == (status, {"error": {"message": "no"}}, True)
     assert answer.headers[b"retry-after"] == b"3"
     unsigned(stand)
-    assert stand.journal[-1] == "released"
+    assert stand.journal[1] == "released" and stand.journal[2][0] == "sent"
 
 
 @pytest.mark.parametrize("body", [
@@ -154,7 +154,7 @@ def test_an_answer_that_can_not_be_counted_does_not_go_out(body: bytes) -> None:
     answer = run(stand, chat())
     assert answer.status == 502 and answer.json()["error"]["type"] == "server_error"
     unsigned(stand)
-    assert stand.journal[-2:] == [("sent", answer.body, True), "released"]
+    assert stand.journal[-2:] == ["released", ("sent", answer.body, True)]
 
 
 def test_a_json_answer_that_breaks_off_is_an_error() -> None:

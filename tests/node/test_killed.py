@@ -1,4 +1,4 @@
-"""A node that is killed while it answers: what a client has seen whole is in the ledger, and paid for, once."""
+"""A node that is killed as it answers: what a client has seen whole is in the ledger once, and was paid for once."""
 
 import json
 import os
@@ -40,9 +40,9 @@ class Seen:
 
 
 @contextmanager
-def nurse(step: str) -> Iterator["subprocess.Popen[str]"]:
+def nurse(step: str, model: str = "fake") -> Iterator["subprocess.Popen[str]"]:
     """The process that starts nodes."""
-    command = [sys.executable, "-m", "tests.node.serve_node", "fake", step]
+    command = [sys.executable, "-m", "tests.node.serve_node", model, step]
     with subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             yield process

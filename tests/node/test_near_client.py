@@ -84,7 +84,8 @@ def test_errors_are_near_ais(node: ServedNode, path: str, status: int, message: 
 
 
 def test_receipts_of_an_engine_that_gives_none_are_refused_with_a_reason(node: ServedNode) -> None:
-    assert node.http.get("/v1/receipt/some").status_code == 404
+    reply = node.http.get("/v1/receipt/some")
+    assert reply.status_code == 404 and "receipts" in reply.json()["error"]["message"]
     body = {"model": node.model, "messages": HI}
     reply = node.http.post("/v1/chat/completions", json=body, headers={"X-Receipt-Nonce": "ab" * 32})
     assert reply.status_code == 400 and "receipt" in reply.json()["error"]["message"]

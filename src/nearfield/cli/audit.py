@@ -33,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", metavar="FILE", type=Path, help="prompts, one a line (default: a few of our own)")
     parser.add_argument("--api-key-file", metavar="FILE", type=Path, help="the file that holds the key to the node")
     parser.add_argument("--node-key", metavar="KEY", help="the node's public key, ed25519:...")
+    parser.add_argument("--approximate", action="store_true",
+                        help="accept receipts of a node whose bits nobody can repeat, within a tolerance")
     options.add_sampling(parser, max_tokens=64)
     options.add_engine(parser)
 
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     loaded = load_engine(args.model, EngineConfig(**options.engine_options(args)), progress=True)
     subject = subject_of(loaded)
     with httpx.Client(base_url=args.url, headers=headers, timeout=600) as http:
-        auditor = Auditor(http, lambda exchange: _replay(exchange, loaded, subject, args.node_key), args.fraction)
+        auditor = Auditor(http, lambda exchange: _replay(exchange, loaded, subject, args), args.fraction)
         name = _served(http)
         for body in islice(_bodies(name, prompts, options.sampling_options(args)), args.requests):
             seen = len(auditor.tally.faults)
@@ -70,15 +72,16 @@ def _bodies(name: str, prompts: tuple[str, ...], given: Mapping[str, Any]) -> It
         yield {"model": name, "prompt": prompt, **given}
 
 
-def _replay(exchange: "Exchange", loaded: "Loaded", subject: "Subject", key: str | None) -> list["Report"]:
+def _replay(exchange: "Exchange", loaded: "Loaded", subject: "Subject",
+            args: argparse.Namespace) -> list["Report"]:
     from nearfield.cli.asked import asked_by, with_reply
     from nearfield.proof.verify import verify
 
     asked, reports = asked_by(loaded, exchange.body), []
     for index, receipt in enumerate(exchange.receipts):
         known = replace(with_reply(asked.known(index), exchange.reply, index), client_nonce=exchange.client_nonce,
-                        node_nonce=exchange.node_nonce, public_key=key)
-        reports.append(verify(receipt, loaded, subject, known))
+                        node_nonce=exchange.node_nonce, public_key=args.node_key)
+        reports.append(verify(receipt, loaded, subject, known, allow_approximate=args.approximate))
     return reports
 
 

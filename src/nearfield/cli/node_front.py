@@ -32,13 +32,18 @@ def run(args: argparse.Namespace) -> int:
     from nearfield.node.upstream import Upstream
 
     engine = Upstream(args.engine)
+
+    async def close() -> None:
+        await engine.aclose()
+        await node.aclose()
+
     try:
         with bind(args.host, args.port) as sock:
             sock.listen()
             print(box([f"model     {args.model}, served by {args.engine}", f"URL       {url_of(sock)}/v1",
                        f"API keys  {'needed' if keys else 'none: whoever reaches the port may use it'}",
                        *describe_node(node), "receipts  none: only Nearfield's own engine gives them"]), flush=True)
-            return serve_front(node.front(engine), sock, engine.aclose)
+            return serve_front(node.front(engine), sock, close)
     finally:
         node.close()
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nearfield.node.build import OpenNode
     from nearfield.proof.notary import Notary
     from nearfield.server.keys import KeyRing
+    from nearfield.server.run import Close
 
 HELP = "serve a model over HTTP, as OpenAI does"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -65,29 +66,31 @@ def run(args: argparse.Namespace) -> int:
         loaded = load_engine(args.model, config, progress=True)
         loop = EngineLoop(loaded.engine)
         name = args.served_model_name or loaded.name
-        app, lines = _application(args, loaded, loop, keys, name, closing)
+        app, lines, close = _application(args, loaded, loop, keys, name, closing)
         loop.start()
         try:
             sock.listen()   # who has read the banner may connect; uvicorn accepts in a moment
             print(banner(loaded, config, sock, keys, name, lines), flush=True)
-            return serve(app, sock, loop)
+            return serve(app, sock, loop, close)
         finally:
             loop.stop()
 
 
 def _application(args: argparse.Namespace, loaded: "Loaded", loop: "EngineLoop", keys: "KeyRing", name: str,
-                 closing: ExitStack) -> "tuple[Starlette, list[str]]":
-    """The server, as a NEAR node where that is asked for, and what its banner says of the node."""
+                 closing: ExitStack) -> "tuple[Starlette, list[str], Close]":
+    """The server, as a NEAR node where that is asked for, what its banner says of the node, and what to close."""
     from nearfield.server.app import create_app
+    from nearfield.server.run import nothing
 
     if not args.node:
-        return create_app(loaded, loop, keys=keys, name=name), []
+        return create_app(loaded, loop, keys=keys, name=name), [], nothing
     node = open_from(args.node_config, name, keys)
     closing.callback(node.close)
     notary, receipts = _notary(loaded, node)
     if notary is not None:
         closing.callback(notary.close)
-    return create_app(loaded, loop, name=name, receipts=notary, front=node.front), [*describe_node(node), receipts]
+    app = create_app(loaded, loop, name=name, receipts=notary, front=node.front)
+    return app, [*describe_node(node), receipts], node.aclose
 
 
 def _notary(loaded: "Loaded", node: "OpenNode") -> "tuple[Notary | None, str]":

@@ -6,10 +6,14 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nearfield.cli import options
 from nearfield.core.config import EngineConfig
 from nearfield.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from nearfield.proof.report import Report
 
 HELP = "check a receipt by computing its answer again"
 
@@ -25,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--node-nonce", metavar="HEX", type=_nonce,
                         help="the one that was fetched before and sent in X-Receipt-Node-Nonce")
     parser.add_argument("--node-key", metavar="KEY", help="the node's public key, ed25519:...")
+    parser.add_argument("--approximate", action="store_true",
+                        help="accept a receipt of a node whose bits nobody can repeat, within a tolerance")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead")
     options.add_engine(parser)
 
@@ -50,19 +56,21 @@ def run(args: argparse.Namespace) -> int:
         if output is not None:
             known = read_output(known, output, index)
         known = replace(known, client_nonce=args.nonce, node_nonce=args.node_nonce, public_key=args.node_key)
-        reports.append(verify(receipt, loaded, subject, known))
+        reports.append(verify(receipt, loaded, subject, known, allow_approximate=args.approximate))
     if args.json:
         print(json.dumps({"receipts": [report.to_json() for report in reports]}))
     else:
-        print("\n\n".join("\n".join([*report.lines(), _verdict(report.verified, report.replayed)])
+        print("\n\n".join("\n".join([*report.lines(), _verdict(report)])
                           for report in reports))
     return 0 if all(report.verified for report in reports) else 1
 
 
-def _verdict(verified: bool, replayed: bool) -> str:
-    if verified:
+def _verdict(report: "Report") -> str:
+    if report.verified and report.approximate:
+        return "approximate: the answer is like what this model gives; a changed weight could pass"
+    if report.verified:
         return "verified: the answer is what this model gives, bit for bit"
-    return "NOT verified" if replayed else "NOT verified: the answer was not computed again"
+    return "NOT verified" if report.replayed else "NOT verified: the answer was not computed again"
 
 
 def _read(path: Path) -> bytes:

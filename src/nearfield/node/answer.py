@@ -92,6 +92,8 @@ class Answer:
 
     async def _begin(self, status: int, headers: Headers) -> Kind:
         if status != 200:
+            # Who asks again at once finds the money that was set aside.
+            await self._outlet.settlement.close()
             return await _Refusal.begin(self._outlet, status, headers)
         kind = next((value for name, value in headers if name == b"content-type"), b"").partition(b";")[0].strip()
         headers = [line for line in headers if line[0] != b"content-length"]

@@ -1,5 +1,6 @@
 """From a node's home and options to a node that can serve: keys, ledger, payment, endpoints."""
 
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,10 @@ LEDGER_FILE = "ledger.sqlite"
 
 @dataclass(frozen=True)
 class OpenNode:
-    """A node that is ready to stand before an engine. `close` it when the server has ended."""
+    """A node that is ready to stand before an engine.
+
+    When the server ends, `aclose` it in the server's event loop, where its connections are, and then `close` it.
+    """
 
     identity: Identity
     config: NodeConfig
@@ -44,10 +48,15 @@ class OpenNode:
     parts: Parts
     endpoints: Endpoints
     background: Background
+    connections: AsyncExitStack
 
     def front(self, engine: ASGIApp) -> Node:
         """The node before `engine`."""
         return Node(engine, self.parts, self.endpoints)
+
+    async def aclose(self) -> None:
+        """Close the connections to chain and facilitator."""
+        await self.connections.aclose()
 
     def close(self) -> None:
         """End the work in the background, and let go of the ledger."""
@@ -65,6 +74,7 @@ def open_node(home: Path, config: NodeConfig, model: str, keys: Keys) -> OpenNod
     """The node whose keys are in `home`, serving `model`. Raises IdentityError, LedgerError, ConfigError."""
     identity, prices = load(home), config.prices.parsed()
     jobs: list[Job] = []
+    connections = AsyncExitStack()
     ledger = open_ledger(home, config, identity.public_key)
     ledger.start()
     signatures = SignatureStore(identity)
@@ -74,19 +84,19 @@ def open_node(home: Path, config: NodeConfig, model: str, keys: Keys) -> OpenNod
         *usage_endpoints(ledger, identity)]
     methods: list[Method] = []
     if config.payment in ("channel", "both"):
-        book, rate = _channels(ledger, config, identity)
+        book, rate = _channels(ledger, config, identity, connections)
         methods.append(Vouchers(book, rate))
         table.extend(channel_endpoints(book))
     if config.payment in ("prepaid", "both"):
         methods.append(Prepaid())
     if config.facilitator_url is not None:
-        top_ups, recover = _top_ups(ledger, config, identity, config.facilitator_url)
+        top_ups, recover = _top_ups(ledger, config, identity, config.facilitator_url, connections)
         table.extend(credit_endpoints(top_ups, config.endpoint))
         jobs.append(recover)
     if config.usage_url is not None:
         jobs.append(_reports(ledger, config.usage_url, config.usage_token_file))
     parts = Parts(model, keys, Encryption(identity), Payment(ledger, prices, methods), signatures, pricing(prices))
-    return OpenNode(identity, config, prices, ledger, parts, Endpoints(table), Background(*jobs))
+    return OpenNode(identity, config, prices, ledger, parts, Endpoints(table), Background(*jobs), connections)
 
 
 def pricing(prices: Prices) -> dict[str, str]:
@@ -102,11 +112,13 @@ def about(identity: Identity, config: NodeConfig, model: str, prices: Prices) ->
             "pricing": pricing(prices)}
 
 
-def _channels(ledger: Ledger, config: NodeConfig, identity: Identity) -> tuple[ChannelBook, Rate]:
+def _channels(ledger: Ledger, config: NodeConfig, identity: Identity,
+              connections: AsyncExitStack) -> tuple[ChannelBook, Rate]:
     """The channels that pay this node, and what their token, NEAR, is worth."""
     if config.channels is None or config.nano_dollars_per_near is None:
         raise ConfigError("a payment channel needs its contract and the price of a NEAR")     # config.py has said so
     contract, chain = config.channels, Chain(config.network, config.rpc_url)
+    connections.push_async_exit(chain)
 
     async def fetch(channel_id: str) -> Channel | None:
         return await fetch_channel(chain, contract, channel_id)
@@ -115,7 +127,8 @@ def _channels(ledger: Ledger, config: NodeConfig, identity: Identity) -> tuple[C
     return ChannelBook(ledger, fetch, receiver), Rate(NEAR, config.nano_dollars_per_near)
 
 
-def _top_ups(ledger: Ledger, config: NodeConfig, identity: Identity, url: str) -> tuple[TopUps, Job]:
+def _top_ups(ledger: Ledger, config: NodeConfig, identity: Identity, url: str,
+             connections: AsyncExitStack) -> tuple[TopUps, Job]:
     """The endpoint's logic, and the job that settles what was left open."""
     key = None if config.facilitator_key_file is None else read_secret(config.facilitator_key_file)
     options = TopUpConfig(f"near:{config.network}", config.usdc, identity.account_id)
@@ -123,7 +136,9 @@ def _top_ups(ledger: Ledger, config: NodeConfig, identity: Identity, url: str) -
     def over(client: httpx.AsyncClient) -> TopUps:
         return TopUps(options, ledger, Facilitator(client, url, key))
 
-    return over(httpx.AsyncClient(trust_env=False)), lambda client: over(client).recover()
+    client = httpx.AsyncClient(trust_env=False)
+    connections.push_async_callback(client.aclose)
+    return over(client), lambda client: over(client).recover()
 
 
 def _reports(ledger: Ledger, url: str, token_file: Path | None) -> Job:

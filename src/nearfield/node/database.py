@@ -138,7 +138,7 @@ class Database:
             LedgerError: it is not a ledger, has another version, or can not be reached.
         """
         parsed = _parse(url)
-        self.place = parsed.database if parsed.get_backend_name() == "sqlite" else parsed.render_as_string()
+        self.place = str(parsed.database) if parsed.get_backend_name() == "sqlite" else parsed.render_as_string()
         try:
             self._engine = _engine(parsed)
             try:
@@ -220,8 +220,9 @@ def _parse(url: str) -> URL:
 def _engine(url: URL) -> Engine:
     if url.get_backend_name() == "postgresql":
         # A server may be set to answer before its log is on the disk; here what is acknowledged is kept.
+        options = f"{url.query.get('options', '')} -c synchronous_commit=on"
         return create_engine(url, hide_parameters=True, pool_pre_ping=True,
-                             connect_args={"options": "-c synchronous_commit=on", "connect_timeout": BUSY_SECONDS})
+                             connect_args={"options": options, "connect_timeout": BUSY_SECONDS})
     path = Path(url.database or "")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Made here for its mode, which SQLite gives to its log too.

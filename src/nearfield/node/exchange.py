@@ -64,6 +64,7 @@ class Exchange:
         try:
             await self._ask(scope, receive, asked, body, answer)
         except NodeError as error:
+            await settlement.close()
             await answer.fail(error)
         finally:
             await settlement.close()

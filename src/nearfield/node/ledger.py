@@ -79,6 +79,8 @@ class Ledger:
     def reserve(self, payer: str, least: int, most: int) -> Reservation | None:
         """Set aside as much as there is, from `least` to `most`; None when there is less than `least`."""
         now = self.clock()
+        if self.account(payer).added < least:
+            return None     # without a trace: anyone can make up a key
         with self.database.write() as connection:
             available = accounts.lock(connection, payer, now).available
             if available < least:

@@ -1,8 +1,8 @@
 """Posts the usage of every response to whoever bills for it, in NEAR AI's form, until it is taken.
 
 The queue is a table of the ledger, filled in the transaction that records a response, so that nothing is forgotten
-when the node dies; the receiver counts an id once, so that a report may be sent twice. What can pass (no answer, 408,
-429, 3xx, 5xx, and 401 and 403, which are about the token) is tried again after a pause that doubles up to MAX_PAUSE;
+when the node dies; the receiver counts an id once, so that a report may be sent twice. What can pass (no answer, 3xx,
+408, 429, 5xx, and 401 and 403, which are about the token) is tried again after a pause that doubles up to MAX_PAUSE;
 any other 4xx is final, and its report is kept as rejected.
 Source: nearai/inference-proxy, src/usage_report_outbox.rs.
 """
@@ -75,7 +75,7 @@ class Reporter:
         queued = select(REPORTS.c.id, REPORTS.c.attempts).where(
             REPORTS.c.due <= int(now), REPORTS.c.rejected.is_(False)).order_by(REPORTS.c.due).limit(BATCH)
         with self._ledger.database.write() as connection:
-            claimed = dict(connection.execute(queued.with_for_update(skip_locked=True)).tuples().all())
+            claimed = {row.id: row.attempts for row in connection.execute(queued.with_for_update(skip_locked=True))}
             if not claimed:
                 return []
             lapses = int(now + BATCH * ATTEMPT_SECONDS)

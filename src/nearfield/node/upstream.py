@@ -36,7 +36,8 @@ class Upstream:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises NodeError: 502, 503 or 504 when the engine gives no answer."""
+        """Raises NodeError: 502, 503 or 504 when the engine gives no answer, 404 and 400 for receipts."""
+        _check_receipts(scope)
         body = await read_body(receive, MAX_BODY)
         completion = scope["path"].endswith("/completions")
         silence = COMPLETION_SECONDS if completion else CONTROL_SECONDS
@@ -77,6 +78,15 @@ async def _copy(response: httpx.Response, send: Send) -> None:
     except httpx.HTTPError:
         return
     await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _check_receipts(scope: Scope) -> None:
+    """An engine elsewhere would ignore the header, and its client wait for a receipt. Raises NodeError."""
+    words = "this node gives no receipts: its engine is not Nearfield's own, in one process with it"
+    if scope["path"].startswith(("/v1/receipt/", "/v1/verify/")):
+        raise NodeError(404, words)
+    if any(name == b"x-receipt-nonce" for name, _ in scope["headers"]):
+        raise NodeError(400, f"{words}; leave X-Receipt-Nonce out")
 
 
 def _kept(headers: list[tuple[bytes, bytes]], dropped: frozenset[bytes]) -> list[tuple[bytes, bytes]]:

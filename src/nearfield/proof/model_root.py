@@ -21,6 +21,7 @@ from nearfield.core.types import TokenId
 from nearfield.engine.build import Loaded
 from nearfield.kernels.ops import Norm, OpTable, PackedWeight
 from nearfield.models.decoder import Decoder, layer_weights
+from nearfield.proof.approximate import PREFIX
 from nearfield.proof.digest import merkle_root, tagged
 from nearfield.proof.subject import Subject
 
@@ -46,12 +47,16 @@ def tokenizer_hash(folder: Path, eos_ids: Sequence[TokenId]) -> bytes:
     return tagged("tokenizer", json.dumps([found, sorted(set(eos_ids))]).encode())
 
 
-def subject_of(loaded: Loaded) -> Subject:
-    """What receipts say of a loaded model. Raises ConfigError where its arithmetic has no profile."""
-    if loaded.ops.profile is None:
+def subject_of(loaded: Loaded, *, approximate: bool = False) -> Subject:
+    """What receipts say of a loaded model. Raises ConfigError where its arithmetic has no profile, unless its
+    receipts may be `approximate`."""
+    profile = loaded.ops.profile
+    if profile is None and approximate:
+        profile = f"{PREFIX}{loaded.ops.backend}-{loaded.engine.config.dtype}"
+    if profile is None:
         raise ConfigError(f"receipts need the C++ kernels, whose bits a replay can repeat; {loaded.ops.backend} serves "
                           "here: install with a compiler, and choose bf16 or fp32")
-    return Subject(model_root(loaded.model, loaded.ops), loaded.ops.profile,
+    return Subject(model_root(loaded.model, loaded.ops), profile,
                    tokenizer_hash(loaded.folder, tuple(loaded.engine.eos_ids)), loaded.engine.max_context)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from nearfield.core.request import Output, Request
 from nearfield.core.types import FinishReason, RequestId, TokenId
+from nearfield.proof.approximate import Sketcher, sketch_hash
 from nearfield.proof.chain import ReceiptChain
 from nearfield.proof.digest import DIGEST_SIZE, StateDigests, hash_ids, state_root
 from nearfield.proof.disclosure import Disclosure
@@ -37,13 +38,17 @@ class Nonces:
 
 
 class Witness:
-    """Follows the answers of one response: run `requests`, `add` what each makes, then have them certified."""
+    """Follows the answers of one response: run `requests`, `add` what each makes, then have them certified.
 
-    def __init__(self, requests: Sequence[Request], nonces: Nonces) -> None:
+    sketch: for approximate receipts (approximate.py).
+    """
+
+    def __init__(self, requests: Sequence[Request], nonces: Nonces, *, sketch: bool = False) -> None:
         self.nonces = nonces
         self._chosen = [request.params.seed is not None for request in requests]
         self.requests = tuple(_observed(request, nonces, index) for index, request in enumerate(requests))
-        self._answers = [_Answer() for _ in requests]
+        sketcher = Sketcher() if sketch else None
+        self._answers = [_Answer(sketcher) for _ in requests]
 
     def add(self, index: int, output: Output) -> None:
         """What a step brought to answer `index`."""
@@ -62,13 +67,14 @@ class Witness:
             response_id=response_id, index=index, sample_index=request.sample_index, profile=subject.profile,
             model_root=subject.model_root, tokenizer=subject.tokenizer,
             prompt_hash=hash_ids("prompt", request.prompt_ids), sampler_hash=sampler_hash(params),
-            output_hash=hash_ids("output", answer.ids), state_root=state_root(states), sketch=bytes(DIGEST_SIZE),
+            output_hash=hash_ids("output", answer.ids), state_root=state_root(states),
+            sketch=sketch_hash(bytes(answer.sketches)) if answer.sketches else bytes(DIGEST_SIZE),
             client_nonce=self.nonces.client, node_nonce=self.nonces.node, seed=(request.params.seed or 0) & _SEED_MASK,
             seed_source=SeedSource.REQUEST if self._chosen[index] else SeedSource.NONCES,
             prompt_tokens=last.prompt_tokens, cached_tokens=last.cached_tokens,
             completion_tokens=last.completion_tokens, finish_reason=last.finish_reason, number=chain[0] + 1,
             previous=chain[1], created=created, public_key=key_bytes(signer.public_key))
-        return Disclosure(sign(receipt, signer), params, tuple(answer.ids), states)
+        return Disclosure(sign(receipt, signer), params, tuple(answer.ids), states, bytes(answer.sketches))
 
 
 class Notary:
@@ -85,7 +91,8 @@ class Notary:
 
     def witness(self, requests: Sequence[Request], client_nonce: bytes, node_nonce: bytes | None = None) -> Witness:
         """A witness for `requests`. node_nonce: one that was handed out before; None draws it now."""
-        return Witness(requests, Nonces(client_nonce, node_nonce or secrets.token_bytes(DIGEST_SIZE)))
+        nonces = Nonces(client_nonce, node_nonce or secrets.token_bytes(DIGEST_SIZE))
+        return Witness(requests, nonces, sketch=self.subject.approximate)
 
     def certify(self, witness: Witness, response_id: RequestId, tenant: str = "") -> list[Disclosure]:
         """The receipts of all answers of a response, on the disk's chain and kept for `find`.
@@ -129,15 +136,19 @@ class Notary:
 class _Answer:
     """What a receipt needs of an answer as it grows."""
 
-    def __init__(self) -> None:
+    def __init__(self, sketcher: Sketcher | None) -> None:
         self.ids: list[TokenId] = []
         self.states = StateDigests()
+        self.sketches = bytearray()
+        self._sketcher = sketcher
         self.last: Output | None = None
 
     def add(self, output: Output) -> None:
         self.ids.extend(output.token_ids)
         if output.hidden is not None:
             self.states.add(output.hidden)
+            if self._sketcher is not None:
+                self.sketches += self._sketcher(output.hidden)
         self.last = replace(output, hidden=None)
 
 
@@ -150,7 +161,8 @@ class _Kept:
     @property
     def size(self) -> int:
         """Bytes in memory, about: an id takes 8 in its tuple, and 32 of its own."""
-        return sum(1024 + 40 * len(one.output_ids) + 96 * len(one.state_digests) for one in self.receipts)
+        return sum(1024 + 40 * len(one.output_ids) + 96 * len(one.state_digests) + len(one.sketches)
+                   for one in self.receipts)
 
 
 def _observed(request: Request, nonces: Nonces, index: int) -> Request:

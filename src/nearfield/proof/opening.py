@@ -14,14 +14,15 @@ from nearfield.proof.receipt import Signer
 _log = logging.getLogger("nearfield")
 
 
-def open_notary(loaded: Loaded, signer: Signer, home: Path) -> Notary:
+def open_notary(loaded: Loaded, signer: Signer, home: Path, *, approximate: bool = False) -> Notary:
     """A notary for `loaded` under the node's key, whose chain lies in `home`.
 
     Hashes all weights and computes the profile's golden vector. Raises ConfigError where the arithmetic has no
-    profile, or other bits than its profile's, or another process holds the chain.
+    profile (unless receipts may be `approximate` there), or other bits than its profile's, or another process holds
+    the chain.
     """
     begin = time.monotonic()
-    subject = subject_of(loaded)
+    subject = subject_of(loaded, approximate=approximate)
     _log.info("model root %s, profile %s, hashed in %.2f s", subject.model_root.hex(), subject.profile,
               time.monotonic() - begin)
     return Notary(subject, signer, ReceiptChain(home / "receipts.chain"), selftest.run(loaded))

@@ -44,7 +44,7 @@ def golden_logits(options: dict[str, Any], isa: str | None = None, threads: int 
 def run(served: Loaded) -> SelfTest:
     """Compute the vector of the profile that `served` has, with its instruction set. Raises ConfigError on a
     machine whose bits are others."""
-    profile, config = str(served.ops.profile), served.engine.config
+    profile, config = served.ops.profile or "none", served.engine.config
     entry = golden().get(profile)
     if entry is None:
         return SelfTest(profile, served.ops.backend, None, "")

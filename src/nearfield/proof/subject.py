@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from nearfield.proof.approximate import PREFIX
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -13,6 +15,11 @@ class Subject:
     profile: str
     tokenizer: bytes
     max_context: int
+
+    @property
+    def approximate(self) -> bool:
+        """Whether the profile promises no bits."""
+        return self.profile.startswith(PREFIX)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Verifying a receipt: what it says against what its holder knows, then against the answer computed again.
 
-Zero tolerance: one bit of one state, or one token, is a failure. What can not be said, for want of something that
+Zero tolerance: one bit of one state, or one token, is a failure; of approximate receipts alone (approximate.py) states
+and tokens are compared with one. What can not be said, for want of something that
 only the client knows, is said to be unchecked.
 """
 
@@ -12,6 +13,7 @@ from nearfield.core.types import FinishReason, TokenId
 from nearfield.engine.answer import AnswerRules
 from nearfield.engine.build import Loaded
 from nearfield.engine.text import TextStream
+from nearfield.proof.approximate import MAX_DISTANCE, PREFIX, Sketcher, agrees, distance, sketch_hash
 from nearfield.proof.digest import STATES_PER_DIGEST, digests_of, hash_ids, state_root
 from nearfield.proof.disclosure import Disclosure
 from nearfield.proof.errors import ReceiptError
@@ -45,13 +47,18 @@ class Known:
     usage: tuple[int, int] | None = None
 
 
-def verify(disclosure: Disclosure, loaded: Loaded, subject: Subject, known: Known) -> Report:
+def verify(disclosure: Disclosure, loaded: Loaded, subject: Subject, known: Known, *,
+           allow_approximate: bool = False) -> Report:
     """Check a receipt against the model in `loaded`, whose facts are `subject` (model_root.subject_of).
 
-    Raises ReceiptError where this machine, or the model as it was opened, can not repeat the arithmetic.
+    Raises ReceiptError where this machine, or the model as it was opened, can not repeat the arithmetic, and for an
+    approximate receipt that is not allowed: a node must not choose by itself to be checked less.
     """
     receipt = disclosure.signed.receipt
-    if receipt.profile != subject.profile:
+    approximate = receipt.profile.startswith(PREFIX)
+    if approximate and not allow_approximate:
+        raise ReceiptError(f"the receipt is of {receipt.profile}: it promises no bits; allow it with --approximate")
+    if not approximate and receipt.profile != subject.profile:
         raise ReceiptError(f"the receipt is of profile {receipt.profile}; the model as it was opened here computes "
                            f"{subject.profile}: give the dtype and weights of the receipt, on a machine that has them")
     checks = [*_origin(disclosure, known), *_seed(receipt, known), *_words(disclosure, subject, known),
@@ -63,8 +70,8 @@ def verify(disclosure: Disclosure, loaded: Loaded, subject: Subject, known: Know
         why = "the answer is not computed again, since it is not the one that the receipt is of"
     else:
         _require_room(disclosure, known.prompt_ids, subject)
-        return Report((*checks, *_replayed(disclosure, loaded, known, known.prompt_ids)))
-    return Report((*checks, *(unchecked(name, why) for name in ("states", "tokens", "finish", "text"))))
+        return Report((*checks, *_replayed(disclosure, loaded, known, known.prompt_ids)), approximate)
+    return Report((*checks, *(unchecked(name, why) for name in ("states", "tokens", "finish", "text"))), approximate)
 
 
 def chain_fault(receipts: Sequence[Receipt]) -> str | None:
@@ -125,7 +132,10 @@ def _seed(receipt: Receipt, known: Known) -> Iterator[Check]:
 
 def _words(disclosure: Disclosure, subject: Subject, known: Known) -> Iterator[Check]:
     receipt = disclosure.signed.receipt
-    yield agree("model", "root of the weights", subject.model_root, receipt.model_root)
+    if receipt.profile.startswith(PREFIX):
+        yield unchecked("model", "the node holds the weights in a form of its own")
+    else:
+        yield agree("model", "root of the weights", subject.model_root, receipt.model_root)
     yield agree("tokenizer", "tokenizer and template", subject.tokenizer, receipt.tokenizer)
     if known.prompt_ids is None:
         yield unchecked("prompt", "not known")
@@ -180,8 +190,11 @@ def _replayed(disclosure: Disclosure, loaded: Loaded, known: Known, prompt_ids: 
             return
     receipt = disclosure.signed.receipt
     again = replay(loaded, Answer(prompt_ids, disclosure.output_ids, used, receipt.seed, receipt.sample_index))
-    yield _states(disclosure, again)
-    yield _tokens(disclosure.output_ids, again.tokens)
+    if receipt.profile.startswith(PREFIX):
+        yield from _resembling(disclosure, again)
+    else:
+        yield _states(disclosure, again)
+        yield _tokens(disclosure.output_ids, again.tokens)
     finish, text = _finish(disclosure, loaded, prompt_ids)
     yield finish
     if known.text is None:
@@ -211,6 +224,21 @@ def _tokens(told: Sequence[TokenId], made: Sequence[TokenId | None]) -> Check:
     first, right = wrong[0], made[wrong[0]]
     return failed("tokens", f"token {first}: expected {'none' if right is None else right}, receipt has {told[first]}; "
                   f"{len(wrong)} of {len(made)} differ")
+
+
+def _resembling(disclosure: Disclosure, again: Replayed) -> Iterator[Check]:
+    """The checks of states and tokens with a tolerance."""
+    sketcher, told = Sketcher(), disclosure.sketches
+    apart = distance(b"".join(map(sketcher, again.states)), told)
+    if sketch_hash(told) != disclosure.signed.receipt.sketch:
+        yield failed("states", "the sketches are not those of the receipt")
+    elif apart > MAX_DISTANCE:
+        yield failed("states", f"approximate: {apart:.4f} apart in the median, at most {MAX_DISTANCE} is honest")
+    else:
+        yield Check("states", Outcome.PASS, f"approximate: {apart:.4f} apart in the median")
+    differ, honest = agrees(again.tokens, disclosure.output_ids)
+    yield Check("tokens", Outcome.PASS if honest else Outcome.FAIL,
+                f"approximate: {differ} of {len(again.tokens)} tokens would be chosen otherwise")
 
 
 def _finish(disclosure: Disclosure, loaded: Loaded, prompt_ids: Sequence[TokenId]) -> tuple[Check, str]:

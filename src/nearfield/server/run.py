@@ -28,6 +28,9 @@ CLOSE_SECONDS = 5
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+Close = Callable[[], Awaitable[None]]
+
+
 class Stoppable(Protocol):
     """What runs requests (service.Loop)."""
 
@@ -59,20 +62,28 @@ def settings(app: ASGIApp, close_seconds: float = CLOSE_SECONDS) -> uvicorn.Conf
         timeout_graceful_shutdown=int(close_seconds))
 
 
-def serve(app: ASGIApp, sock: socket.socket, loop: Stoppable) -> int:
-    """Serve until a signal ends it. Returns 0 when every request was finished, 1 when some were cut off."""
-    server = Server(settings(app), loop)
-    asyncio.run(server.serve(sockets=[sock]))
-    return 0 if server.finished else 1
+async def nothing() -> None:
+    """What there is to close where nothing is open."""
+    return
 
 
-def serve_front(app: ASGIApp, sock: socket.socket, close: Callable[[], Awaitable[None]]) -> int:
-    """Serve an application whose engine is another process's, as `serve` does; `close` its connections at the end.
+def serve(app: ASGIApp, sock: socket.socket, loop: Stoppable, close: Close = nothing) -> int:
+    """Serve until a signal ends it, then `close` in the same event loop.
+
+    Returns 0 when every request was finished, 1 when some were cut off.
+    """
+    return _run(Server(settings(app), loop), sock, close)
+
+
+def serve_front(app: ASGIApp, sock: socket.socket, close: Close = nothing) -> int:
+    """Serve an application whose engine is another process's, as `serve` does.
 
     The first signal closes the port and lets requests end, for DRAIN_SECONDS.
     """
-    server = Server(settings(Trace(app), DRAIN_SECONDS), _Elsewhere())
+    return _run(Server(settings(Trace(app), DRAIN_SECONDS), _Elsewhere()), sock, close)
 
+
+def _run(server: "Server", sock: socket.socket, close: Close) -> int:
     async def run() -> None:
         await server.serve(sockets=[sock])
         await close()

@@ -1,4 +1,4 @@
-"""Ledgers for tests: an empty one in SQLite, and, where PostgreSQL is on the machine, in a database of its own."""
+"""Ledgers for tests: an empty one in SQLite, and, where PostgreSQL is on the machine, in a schema of its own."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +24,10 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     server = str(request.getfixturevalue("postgres_server"))
     engine = create_engine(server.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        name = f"ledger{connection.execute(text('select count(*) from pg_database')).scalar_one()}"
-        connection.execute(text(f"create database {name}"))
+        name = f"ledger{connection.execute(text('select count(*) from pg_namespace')).scalar_one()}"
+        connection.execute(text(f"create schema {name}"))
     engine.dispose()
-    return server.replace("/postgres?", f"/{name}?")
+    return f"{server}&options=-csearch_path%3D{name}"
 
 
 @pytest.fixture

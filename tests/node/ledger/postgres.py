@@ -46,8 +46,8 @@ def postgres() -> Iterator[str]:
             _await(folder / ".s.PGSQL.5432", server)
             yield f"postgresql://ledger@/postgres?host={folder}"
         finally:
-            server.send_signal(signal.SIGINT)       # at once, whoever is still connected
-            server.wait(30)
+            server.send_signal(signal.SIGQUIT)      # at once, and without a last sync of what is thrown away
+            server.wait(60)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -33,12 +33,17 @@ from nearfield.node.usage import Usage
 
 url, payer, pipe = sys.argv[1], sys.argv[2], int(sys.argv[3])
 
-def serve(ledger, number):
+def serve(ledger, number, fatal):
     ledger.start()
     os.write(pipe, b"up\\n")
     while True:
-        usage = Usage(f"r{number}", "org/model", 10, 0, 5)
-        ledger.record(usage, PRICE, ledger.reserve(payer, PRICE, PRICE), PRICE)
+        reservation = ledger.reserve(payer, PRICE, PRICE)
+        if fatal == "reserved":
+            os.kill(os.getpid(), signal.SIGKILL)
+        new = ledger.record(Usage(f"r{number}", "org/model", 10, 0, 5), PRICE, reservation, PRICE)
+        if fatal == "recorded":
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.write(pipe, b"" if new else b"known\\n")
         os.write(pipe, f"{number}\\n".encode())
         number += 1
 
@@ -46,7 +51,8 @@ def serve(ledger, number):
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
-        serve(Ledger(Database(url), node="n", reports=True), int(line))
+        first, _, fatal = line.strip().partition(" ")
+        serve(Ledger(Database(url), node="n", reports=True), int(first), fatal)
     os.write(pipe, f"pid {child}\\n".encode())
     os.waitpid(child, 0)
     os.write(pipe, b"dead\\n")
@@ -62,6 +68,7 @@ class Lives:
         self._parent = subprocess.Popen([sys.executable, "-c", program, url, KEY, str(write)],
                                         stdin=subprocess.PIPE, pass_fds=[write])
         os.close(write)
+        self.known = 0
         self._heard: Queue[str] = Queue()
         self._listener = threading.Thread(target=self._listen, args=(read,))
         self._listener.start()
@@ -74,23 +81,39 @@ class Lives:
     def live(self, first: int, acknowledged: int, seconds: float) -> int:
         """A life that begins with the id `first` and is killed `seconds` after so many ids were acknowledged.
 
-        Returns the next id to ask for.
+        Returns the next id to ask for; `known` counts the ids that were in the books without having been acknowledged.
         """
-        assert self._parent.stdin is not None
-        self._parent.stdin.write(f"{first}\n".encode())
-        self._parent.stdin.flush()
-        ids: list[int] = []
+        self._begin(f"{first}")
         pid, up = 0, False
+        ids: list[int] = []
         while not (pid and up and len(ids) >= acknowledged):
             word, _, rest = self._heard.get(timeout=30).partition(" ")
             pid, up = int(rest or pid), up or word == "up"
-            ids += [int(word)] if word.isdigit() else []
+            self._note(word, ids)
         time.sleep(seconds)
         os.kill(pid, signal.SIGKILL)
+        return self._end(first, ids)
+
+    def fatal(self, first: int, moment: str) -> int:
+        """A life that ends by itself at `moment`, before it has acknowledged anything."""
+        self._begin(f"{first} {moment}")
+        return self._end(first, [])
+
+    def _begin(self, line: str) -> None:
+        assert self._parent.stdin is not None
+        self._parent.stdin.write(f"{line}\n".encode())
+        self._parent.stdin.flush()
+
+    def _end(self, first: int, ids: list[int]) -> int:
         while (word := self._heard.get(timeout=30)) != "dead":
-            ids.append(int(word))
+            self._note(word, ids)
         assert ids == list(range(first, first + len(ids)))
         return first + len(ids)
+
+    def _note(self, word: str, ids: list[int]) -> None:
+        self.known += word == "known"
+        if word.isdigit():
+            ids.append(int(word))
 
     def close(self) -> None:
         assert self._parent.stdin is not None
@@ -107,8 +130,10 @@ def _kill_and_count(url: str, lives: int) -> None:
     child = Lives(url)
     following = 0
     try:
+        # The two moments that matter, whether or not chance will find them.
+        assert child.fatal(0, "reserved") == child.fatal(0, "recorded") == 0
         for _ in range(lives):
-            following = child.live(following, chance.randrange(4), chance.random() * 0.02)
+            following = child.live(following, chance.randrange(1, 4), chance.random() * 0.02)
     finally:
         child.close()
     totals = ledger.totals()
@@ -122,7 +147,9 @@ def _kill_and_count(url: str, lives: int) -> None:
     ledger_now.start()
     account = ledger_now.account(KEY)
     assert (account.spent, account.reserved) == (responses * PRICE, 0)
-    print(f"{lives} kills: {following} acknowledged, {responses} in the books")
+    print(f"{lives} kills: {following} acknowledged, {responses} in the books, {child.known} of these were there "
+          "before they were acknowledged")
+    assert child.known
     database.close()
 
 

@@ -1,21 +1,26 @@
 """The books: one record a response, no overdraft whoever spends at once, and nothing left set aside by the dead."""
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from sqlalchemy import select
 
 from nearfield.node.accounts import FREE, channel_payer, key_payer
+from nearfield.node.channel_book import ChannelBook
 from nearfield.node.credits import Credits
-from nearfield.node.database import Database
+from nearfield.node.database import ACCOUNTS, Database
 from nearfield.node.ledger import LEASE, Ledger, Reservation, Total
-from tests.node.ledger.doubles import Clock, usage
+from nearfield.node.report import Reporter
+from tests.node.ledger.doubles import Channel, Clock, channel, node_identity, usage, voucher
 
 KEY = key_payer("sk-" + "a" * 40)
 
@@ -83,9 +88,11 @@ def test_an_id_that_is_known_is_not_charged(ledger: Ledger) -> None:
     assert (account.spent, account.reserved) == (10, 0)
 
 
-def test_an_unknown_payer_has_nothing(ledger: Ledger) -> None:
+def test_an_unknown_payer_has_nothing_and_leaves_nothing(ledger: Ledger, database: Database) -> None:
     assert ledger.reserve("key:unknown", 1, 5) is None
     assert ledger.account("key:unknown").available == 0
+    with database.read() as connection:
+        assert not connection.execute(select(ACCOUNTS)).all()
 
 
 def test_a_start_gives_back_what_the_dead_had_set_aside(ledger: Ledger, database: Database, clock: Clock) -> None:
@@ -138,6 +145,34 @@ def test_keys_are_not_in_the_books(tmp_path: Path) -> None:
     assert b"very-secret" not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
 
 
+def test_vouchers_payments_and_reports_are_kept_too(database: Database) -> None:
+    ledger = Ledger(database, reports=True)
+    credits = Credits(ledger)
+    assert credits.begin("p", KEY, 5, "{}").attempts == 1 and credits.begin("p", KEY, 5, "{}").attempts == 2
+    assert [credit.id for credit in credits.unsettled()] == ["p"]
+    assert credits.refused("p", "no").state == "disputed" and credits.paid("p", "yes").state == "paid"
+    assert credits.begin("p", KEY, 5, "{}") == credits.find("p") and ledger.account(KEY).added == 5
+
+    async def chain(channel_id: str) -> Channel:
+        return channel(added_balance=2**100)
+
+    async def billing(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(503 if b"r0" in request.content else 404 if b"r1" in request.content else 200)
+
+    async def run() -> None:
+        book = ChannelBook(ledger, chain, node_identity())
+        for spent in (5, 5, 2**99):
+            assert await book.take(voucher(spent)) == channel_payer("channel-1")
+        assert [found.spent_balance for found in book.vouchers()] == [2**99]
+        for number in range(3):
+            ledger.record(usage(f"r{number}"), 1)
+        async with httpx.AsyncClient(transport=httpx.MockTransport(billing)) as client:
+            reporter = Reporter(ledger, client, "https://cloud.example", "t")
+            assert await reporter.send_due() == 3 and reporter.pending() == (1, 1)
+
+    asyncio.run(run())
+
+
 def test_threads_do_not_overdraw(ledger: Ledger) -> None:
     fund(ledger, 1000)
 
@@ -158,7 +193,7 @@ def test_threads_do_not_overdraw(ledger: Ledger) -> None:
 
 SPENDER = """
 import sys
-from nearfield.node.database import Database
+from nearfield.node.database import ACCOUNTS, Database
 from nearfield.node.ledger import Ledger
 from nearfield.node.usage import Usage
 url, payer, name = sys.argv[1:]
@@ -264,7 +299,7 @@ class Books(RuleBasedStateMachine):
 def test_any_order_of_events_keeps_the_sums(tmp_path: Path) -> None:
     Books.folder = tmp_path / "books"
     run_state_machine_as_test(Books, settings=settings(
-        max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)))
+        max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)))
 
 
 def test_free_answers_have_no_payer(ledger: Ledger, database: Database) -> None:
