@@ -51,6 +51,19 @@ def test_groups_of_128(kernels: CpuKernels, format: str) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
+def test_more_tokens_and_columns_than_stay_near(kernels: CpuKernels, format: str) -> None:
+    """Several chunks of columns by several steps of tokens, whose sums wait and end in turn."""
+    rng = np.random.default_rng(17)
+    for group, n, k in ((64, 40, 576), (128, 33, 640)):
+        weights = twin.random_weights(rng, format, n, k, group)
+        packed = weights.packed(kernels)
+        x = activations(rng, 113, k)
+        y = twin.linear(x, weights)
+        for m in (9, 12, 16, 31, 33, 64, 65, 113):
+            assert np.array_equal(bits(kernels.linear(torch.from_numpy(x[:m]), packed)), bits(y[:m])), (group, m)
+
+
+@pytest.mark.parametrize("format", FORMATS)
 def test_linear_is_near_float64(kernels: CpuKernels, format: str) -> None:
     """What is left is the quantisation of x: half a step of max|x| / 127, which averages out."""
     rng = np.random.default_rng(5)

@@ -38,7 +38,7 @@ void multiply_panels(Runtime& runtime, const DenseJob& job) {
     const std::int64_t slab = kernels.panel == 1
                                   ? tokens_of_slab(2 * kDenseSlab, kTiledBytes, 4 * job.panels.words)
                                   : kDenseSlab;
-    const Cut cut = cut_up(job.weights, job.panels.m, slab, runtime.threads());
+    const Cut cut = cut_up(job.weights, blocks_of(job.weights), job.panels.m, slab, runtime.threads());
     runtime.pool().share(cut.tasks, [&](std::int64_t task, int thread) {
         kernels.multiply(job, cut.part(task), runtime.scratch(thread));
     });

@@ -16,6 +16,7 @@ constexpr int kTileColumns = 64, kTileTokens = 16, kTileLines = 16;  // of AMX
 constexpr int kPanel = 4;       // tokens whose activations lie interleaved, when there are several
 constexpr int kMaxGroup = 128;  // the longest group of columns with scales of its own
 constexpr std::int64_t kSlab = 128;       // tokens of a task at most: their sums wait in the scratch memory
+constexpr std::int64_t kTiledSlab = 512;  // the same where tiles make weights the slower part
 constexpr std::int64_t kDenseSlab = 256;  // the same for dense weights
 constexpr std::size_t kScratch = 128 << 10;  // bytes of scratch memory of each thread
 
@@ -65,7 +66,8 @@ struct QuantizeJob {
     std::int32_t zero;  // what offsets multiply the sums by, negated
 };
 
-// y [m, n] = (acts x weights^T + bias) + residual.
+// y [m, n] = (acts x weights^T + bias) + residual. Or, `gated`, y [m, n / 2] = silu(first half) * second half of
+// acts x weights^T + bias: n is then a multiple of two blocks, and parts are of the first half's.
 struct LinearJob {
     Weights weights;
     Acts acts;
@@ -74,6 +76,7 @@ struct LinearJob {
     std::int64_t residual_stride;
     float* y;
     std::int64_t y_stride;
+    bool gated;
 };
 
 struct Part {

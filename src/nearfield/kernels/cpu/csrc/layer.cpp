@@ -35,9 +35,11 @@ void run_layer(Runtime& runtime, const Layer& layer, const float* x, const Atten
     attend.out = attended;
     runtime.attention(attend);
     runtime.linear({&out, attended, m, out.k, {}, layer.out.bias, x, out.n, middle, out.n});
+    const bool gated = runtime.ends_in_gate(up, m);
+    const std::int64_t inner = gated ? down.k : up.n;
     runtime.linear({&up, middle, m, up.k, {layer.mlp_norm.weight, layer.mlp_norm.eps, false}, layer.gate_up.bias, nullptr,
-                    0, projected, up.n});
-    runtime.linear({&down, projected, m, up.n, {nullptr, 0.0f, true}, layer.down.bias, middle, down.n, y, down.n});
+                    0, projected, inner, gated});
+    runtime.linear({&down, projected, m, inner, {nullptr, 0.0f, !gated}, layer.down.bias, middle, down.n, y, down.n});
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ constexpr std::int64_t kFewTokens = 16;         // tokens up to which they take 
 constexpr std::int64_t kTasksPerThread = 8;     // so that a thread that was interrupted holds up little
 constexpr std::int64_t kSmallTask = 64 << 10;   // bytes of weights below which sharing costs more
 constexpr std::int64_t kSlabBytes = 640 << 10;  // of activations of one task
-constexpr std::int64_t kTiledSlab = 512, kTiledBytes = 1280 << 10;  // the same where tiles make weights the slower part
+constexpr std::int64_t kTiledBytes = 1280 << 10;  // the same where tiles make weights the slower part
 #ifdef NEARFIELD_AMX
 constexpr std::int64_t kTiledFrom = 9;           // tokens, of which a tile takes 16
 constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
@@ -123,8 +123,8 @@ std::int64_t tokens_of_slab(std::int64_t most, std::int64_t bytes, std::int64_t 
     return std::min(most, std::max<std::int64_t>(fit, 2 * kTileTokens));
 }
 
-Cut cut_up(const Weights& w, std::int64_t m, std::int64_t slab, int threads) {
-    Cut cut{blocks_of(w), m, slab, 0, 0, 0};
+Cut cut_up(const Weights& w, std::int64_t blocks, std::int64_t m, std::int64_t slab, int threads) {
+    Cut cut{blocks, m, slab, 0, 0, 0};
     cut.step = blocks_of_task(w, cut.blocks, m, threads);
     cut.across = ceil_div(cut.blocks, cut.step);
     cut.tasks = cut.across * ceil_div(m, cut.slab);
@@ -185,9 +185,17 @@ std::uint8_t* Runtime::room(std::size_t bytes) {
     return acts_.get();
 }
 
+bool Runtime::tiled(const Weights& w, std::int64_t m) const {
+    return m >= kernels_->tiled_from && w.group % kTileColumns == 0;
+}
+
+bool Runtime::ends_in_gate(const Weights& w, std::int64_t m) const {
+    return !is_dense(w) && m > kFewTokens && tiled(w, m) && w.n % (2 * kRows) == 0;
+}
+
 // Memory for the quantised activations, the last panel's missing tokens being zeros.
 Acts Runtime::room_for(const Weights& w, std::int64_t m) {
-    const bool tiled = m >= kernels_->tiled_from && w.group % kTileColumns == 0 && (scaled_by_row(w) || m >= 24);
+    const bool tiled = this->tiled(w, m);
     const int width = m == 1 || tiled ? 1 : kPanel;
     const std::int64_t padded = ceil_div(m, tiled ? kPanel : width) * (tiled ? kPanel : width), groups = groups_of(w);
     const std::int64_t readable = tiled ? padded + 2 * kTileTokens : padded;  // the last tiles may reach beyond
@@ -214,10 +222,9 @@ void Runtime::linear(const LinearCall& call) {
     if (is_dense(w)) return dense_linear(*this, call);
     const Acts acts = room_for(w, m);
     quantize_tokens({call.x, call.x_stride, acts, meaning_of_zero(w)}, call.before);
-    const LinearJob job{w, acts, call.bias, call.residual, call.residual_stride, call.y, call.y_stride};
-    const bool tiled = acts.width == 1 && m > 1 && scaled_by_row(w);
-    const std::int64_t slab = tiled ? tokens_of_slab(kTiledSlab, kTiledBytes, w.k) : tokens_of_slab(kSlab, kSlabBytes, w.k);
-    const Cut cut = cut_up(w, m, slab, threads());
+    const LinearJob job{w, acts, call.bias, call.residual, call.residual_stride, call.y, call.y_stride, call.gated};
+    const std::int64_t slab = tiled(w, m) ? tokens_of_slab(kTiledSlab, kTiledBytes, w.k) : tokens_of_slab(kSlab, kSlabBytes, w.k);
+    const Cut cut = cut_up(w, call.gated ? blocks_of(w) / 2 : blocks_of(w), m, slab, threads());
     pool_.share(cut.tasks, [&](std::int64_t task, int thread) {
         kernels_->linear(job, cut.part(task), scratch(thread));
     });

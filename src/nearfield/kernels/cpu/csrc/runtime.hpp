@@ -38,7 +38,9 @@ struct LinearCall {
     std::int64_t residual_stride;
     float* y;
     std::int64_t y_stride;
+    bool gated = false;  // y [m, n / 2] = silu(first half) * second half; where Runtime::ends_in_gate
 };
+
 // How weights times m tokens become tasks: `step` blocks by `slab` tokens each, all blocks of a slab in turn.
 struct Cut {
     std::int64_t blocks, m, slab, step, across, tasks;
@@ -46,7 +48,7 @@ struct Cut {
     Part part(std::int64_t task) const;
 };
 
-Cut cut_up(const Weights& weights, std::int64_t m, std::int64_t slab, int threads);
+Cut cut_up(const Weights& weights, std::int64_t blocks, std::int64_t m, std::int64_t slab, int threads);
 
 // Tokens of a task, `most` of them or as many as fit `bytes`: they stay in the L2 cache while the weights go by.
 std::int64_t tokens_of_slab(std::int64_t most, std::int64_t bytes, std::int64_t of_token);
@@ -74,6 +76,10 @@ public:
 
     void linear(const LinearCall& call);
 
+    // Whether `linear` of m tokens can end in the gate, which spares memory half of what it writes and all that the gate
+    // would read.
+    bool ends_in_gate(const Weights& weights, std::int64_t m) const;
+
     void attention(const AttentionCall& call);
 
     // Each row of x [m, n] normalised on its own, to y.
@@ -94,6 +100,7 @@ public:
                     std::int64_t panel, const Take& take);
 
 private:
+    bool tiled(const Weights& weights, std::int64_t m) const;
     Acts room_for(const Weights& weights, std::int64_t m);
     float* rows_of(int thread, std::size_t count);
     void quantize_tokens(const QuantizeJob& job, const Before& before);
