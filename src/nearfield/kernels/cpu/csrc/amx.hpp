@@ -87,9 +87,10 @@ struct Factors {
 };
 
 // Adds the products of the first 64 columns by T tiles of tokens to the sums. Codes are signed bytes or unsigned.
+// Activations pass by the L1 cache, which is left to the weights: all tokens need them again.
 template <int T, bool Signed>
 inline void multiply(const Factors& of) {
-    _tile_loadd(4, of.acts, of.stride);
+    _tile_stream_loadd(4, of.acts, of.stride);
     _tile_loadd(6, of.blocks[0], 64);
     if (Signed) _tile_dpbssd(0, 4, 6);
     if (!Signed) _tile_dpbsud(0, 4, 6);
@@ -97,7 +98,7 @@ inline void multiply(const Factors& of) {
     if (Signed) _tile_dpbssd(1, 4, 7);
     if (!Signed) _tile_dpbsud(1, 4, 7);
     if (T == 1) return;
-    _tile_loadd(5, of.acts + kTileTokens * of.stride, of.stride);
+    _tile_stream_loadd(5, of.acts + kTileTokens * of.stride, of.stride);
     if (Signed) _tile_dpbssd(2, 5, 6);
     if (!Signed) _tile_dpbsud(2, 5, 6);
     if (Signed) _tile_dpbssd(3, 5, 7);
