@@ -1,8 +1,8 @@
 """A chat with a node through NEAR AI's own Python SDK, as a program: URL, model, algorithm, "e2ee" or "plain".
 
-It needs nearai-inference-sdk (Python 3.12) and nothing of Nearfield, so that any interpreter can run it. First the SDK as
-it is: a node without a TEE must be refused for its quote, and for nothing before that. Then the SDK without the check
-of the quote: reports, encryption, JSON and streams, and the signature under each answer are checked by its own code.
+It needs nearai-inference-sdk (Python 3.12) and nothing of Nearfield, so that any interpreter can run it. First the SDK
+as it is: a node without a TEE must be refused for its quote, and for nothing before that. Then the SDK without the
+check of the quote: reports, encryption, JSON and streams, and the signature under each answer are checked by its code.
 """
 
 import asyncio

@@ -12,7 +12,7 @@ from tests.node.node_serving import ServedNode, served_node
 
 CLIENT = Path(__file__).with_name("sdk_client.py")
 pytestmark = pytest.mark.skipif(find_spec("nearai_inference_sdk") is None, reason=(
-    "NEAR AI's SDK is not installed (Python 3.12: pip install nearai-inference-sdk); tests/node/near_client.py stands in"))
+    "NEAR AI's SDK is not installed (Python 3.12: pip install nearai-inference-sdk); near_client.py speaks for it"))
 
 
 @pytest.fixture(scope="module", params=["inside", "front"])
