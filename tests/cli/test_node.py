@@ -18,6 +18,7 @@ from nearfield.cli.main import main
 from nearfield.cli.node_register import hardware
 from nearfield.node.build import open_ledger
 from nearfield.node.config import NodeConfig
+from nearfield.node.credits import Credits
 from nearfield.node.identity import load
 from nearfield.node.usage import Usage
 from tests.node.contracts import NEAR, OWN_FUNDS, wasm
@@ -117,6 +118,40 @@ def test_tables_for_people(home: Path, capsys: pytest.CaptureFixture[str]) -> No
         out = capsys.readouterr().out
         assert all(word in out for word in words), out
     assert main(["node", "usage", "--days", "3"]) == 0
+
+
+def test_books_that_are_not_there_are_not_made(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["node", "init"]) == 0
+    capsys.readouterr()
+    for command in ("usage", "earnings"):
+        assert "there is no ledger at" in refused(capsys, "node", command)
+    assert printed(capsys, "node", "status")["ledger"] is None
+    assert main(["node", "status"]) == 0 and "none yet" in capsys.readouterr().out
+    other = tmp_path / "books" / "other.sqlite"
+    options = tmp_path / "node.toml"
+    options.write_text(f'ledger = "sqlite:///{other}"\n')
+    assert str(other) in refused(capsys, "node", "usage", "--node-config", str(options))
+    assert not other.parent.exists() and {file.name for file in home.iterdir()} == {"ed25519.json", "secp256k1.json"}
+
+
+def test_top_ups_whose_end_is_not_known_are_listed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["node", "init"]) == 0
+    ledger = open_ledger(home, NodeConfig())
+    credits = Credits(ledger)
+    for name in ("open", "doubtful", "refused", "paid"):
+        credits.begin(name, "key:a", 1_500_000_000, "the signed payment")
+    credits.begin("doubtful", "key:a", 1_500_000_000, "the signed payment")
+    assert credits.refused("doubtful", "").state == "disputed" and credits.refused("refused", "").state == "failed"
+    credits.paid("paid", "{}")
+    ledger.database.close()
+    capsys.readouterr()
+    assert main(["node", "status"]) == 0
+    out = capsys.readouterr().out
+    assert "open: 1.5 dollars, not known yet" in out and "doubtful: 1.5 dollars, refused, after" in out
+    assert "the signed payment" not in out and out.count("top-up") == 2
+    found = printed(capsys, "node", "status")["top_ups"]
+    assert [(each["id"], each["state"], each["nano_dollars"]) for each in found] == [
+        ("open", "settling", "1500000000"), ("doubtful", "disputed", "1500000000")]
 
 
 def test_a_node_is_published_and_found(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,9 +112,10 @@ def test_a_file_that_holds_no_receipt_is_refused(tmp_path: Path, capsys: pytest.
     assert "nearfield: error: " in capsys.readouterr().err
 
 
-def test_an_audit_of_an_honest_node(node: Serving, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("way", [[], ["--chat"]], ids=["completions", "chat"])
+def test_an_audit_of_an_honest_node(node: Serving, capsys: pytest.CaptureFixture[str], way: list[str]) -> None:
     args = ["audit", node.url, "--fraction", "1", "--requests", "4", "--max-tokens", "16", "--temperature", "0.7",
-            "--node-key", NodeKey().public_key, *SAME]
+            "--node-key", NodeKey().public_key, *way, *SAME]
     assert main(args) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["responses"], told["replayed"], told["faults"]) == (4, 4, 0) and told["tokens"] > 4

@@ -1,12 +1,14 @@
 """The dialect that model authors write in, and templates that try to do too much."""
 
+import subprocess
+import sys
 import time
 from typing import Any
 
 import pytest
 
-from nearfield.core.errors import InvalidRequestError
-from nearfield.models import chat_limits
+from nearfield.core.errors import InvalidRequestError, ModelError
+from nearfield.models import chat_limits, chat_stack
 from nearfield.models.chat_template import ChatTemplate
 
 USER = {"role": "user", "content": "Hello"}
@@ -75,3 +77,52 @@ def test_each_rendering_has_its_own_budget(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(chat_limits, "MAX_STEPS", 50)
     template = ChatTemplate({"default": "{% for i in range(30) %}.{% endfor %}"}, {}, "here")
     assert [template.render([USER]) for _ in range(5)] == ["." * 30] * 5
+
+
+NEST = "{%% set n = namespace(x=(1,)) %%}{%% for i in range(%d) %%}{%% set n.x = %s %%}{%% endfor %%}{{ %s }}"
+DEEP = {
+    "macro": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "loop": "{% for a in 'ab' recursive %}{{ loop('ab') }}{% endfor %}",
+    "lists": NEST % (90_000, "[n.x]", "n.x"),
+    "json": NEST % (90_000, "{'a': n.x}", "n.x | tojson"),
+    "equal": NEST % (90_000, "[n.x]", "n.x == [n.x] or n.x == n.x[0]"),
+    "namespaces": NEST % (90_000, "namespace(x=n.x)", "n.x"),
+    "hash": NEST % (400_000, "(n.x,)", "{n.x: 1} | length"),
+    "sum": "{{ a" + " + a" * 200_000 + " }}",
+    "attributes": "{{ a" + ".a" * 200_000 + " }}",
+    "brackets": "{{ " + "(" * 100_000 + "a" + ")" * 100_000 + " }}",
+    "elif": "{% if a %}" + "{% elif a %}" * 50_000 + "{% endif %}",
+}
+PROGRAM = """
+import sys
+from nearfield.core.errors import NearfieldError
+from nearfield.models.chat_template import ChatTemplate
+sys.setrecursionlimit(int(sys.argv[1]))
+try:
+    ChatTemplate({"default": sys.stdin.read()}, {}, "here").render([{"role": "user", "content": "Hello"}])
+    print("rendered")
+except NearfieldError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("name", "limit"), [*((name, 100_000) for name in DEEP), ("hash", 1000)])
+def test_no_recursion_ends_the_process(name: str, limit: int) -> None:
+    """100,000 is what some libraries set the process's limit to: too much for the stacks that threads get."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(limit)], input=DEEP[name], capture_output=True, text=True,
+                          timeout=60)
+    assert done.returncode == 0, done.stderr[-1000:]
+    outcomes = ("rendered", "the model's chat template refuses these messages", "the chat template can not be compiled")
+    assert done.stdout.startswith(outcomes)
+
+
+def test_a_stack_that_can_not_be_had_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_stack, "_LEVEL", 1 << 40)
+    with pytest.raises(ModelError, match="recursion limit of [0-9]+; lower it"):
+        render("{{ 1 }}")
+
+
+def test_tuples_and_objects_are_what_they_are() -> None:
+    source = """{% set a, b = 1, 2 %}{{ '%s-%s' % (a, b) }}{{ {'x': (a, b)} }}
+        {%- for k, v in {'y': 3}.items() %}{{ k }}{{ v }}{% endfor %}{{ 1 in (1, 2) }}"""
+    assert render(source) == "1-2{'x': (1, 2)}y3True"

@@ -5,7 +5,7 @@ A request's JSON becomes ids and options by the code that a server runs, so that
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,15 +19,17 @@ from nearfield.server.errors import ApiError
 from nearfield.server.prompt import chat_job, completion_job
 from nearfield.server.schema import ChatBody, CompletionBody
 from nearfield.server.service import make_service
+from nearfield.server.tool_calls import ToolCallParser
 
 
 @dataclass(frozen=True)
 class Asked:
     """A prompt, or a whole request: what the engine was asked for, answer by answer. `options`: whether they too are
-    the request's."""
+    the request's. tools: whether the server looks for calls of tools in the answers."""
 
     requests: tuple[Request, ...]
     options: bool
+    tools: bool = False
 
     def known(self, index: int) -> Known:
         """What the request alone tells of its answer `index`; of a prompt by itself all answers are."""
@@ -35,7 +37,7 @@ class Asked:
         if not self.options:
             return Known(prompt_ids=request.prompt_ids)
         return Known(prompt_ids=request.prompt_ids, params=request.params, index=index,
-                     sample_index=request.sample_index)
+                     sample_index=request.sample_index, as_delivered=_split if self.tools else str)
 
 
 def read_asked(loaded: Loaded, data: bytes) -> Asked:
@@ -69,19 +71,22 @@ def asked_by(loaded: Loaded, body: Mapping[str, Any]) -> Asked:
             job = asyncio.run(completion_job(service, decode(data, CompletionBody), ""))
     except ApiError as error:
         raise InvalidRequestError(f"the request: {error.message}") from None
-    return Asked(job.requests, options=True)
+    return Asked(job.requests, options=True, tools=bool(body.get("tools")) and body.get("tool_choice") != "none")
 
 
 def with_reply(known: Known, reply: Mapping[str, Any], index: int) -> Known:
     """`known` with what the JSON of a reply tells of answer `index`.
 
-    The text of an answer that calls tools is not of it: it was taken apart. Usage is that of all answers.
+    Calls of tools, which the server has taken out of the text, are put beside what was left of it; where the request
+    is not known, they are not looked at. Usage is that of all answers.
     """
     choices, usage, text = reply.get("choices"), reply.get("usage"), None
     if isinstance(choices, Sequence) and index < len(choices) and isinstance(choices[index], Mapping):
         message = choices[index].get("message", choices[index])
-        if isinstance(message, Mapping) and not message.get("tool_calls"):
+        if isinstance(message, Mapping):
             text = message.get("content", message.get("text"))
+            if calls := message.get("tool_calls"):
+                text = None if known.params is None else _beside(text or "", map(_called, calls))
     billed = None
     if isinstance(usage, Mapping) and isinstance(choices, Sequence) and len(choices) == 1:
         prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
@@ -98,6 +103,24 @@ def read_output(known: Known, data: bytes, index: int) -> Known:
         return replace(known, text=data.decode())
     except UnicodeDecodeError:
         raise InvalidRequestError("the output is neither JSON nor UTF-8 text") from None
+
+
+def _split(text: str) -> str:
+    """An answer's text as the server delivers it to who has given tools."""
+    parser = ToolCallParser()
+    shown, calls = parser.push(text)
+    shown += parser.finish()
+    return _beside(shown.strip(), ((call.name, call.arguments) for call in calls)) if calls else shown
+
+
+def _called(call: Any) -> tuple[Any, Any]:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    return (function.get("name"), function.get("arguments")) if isinstance(function, Mapping) else (None, None)
+
+
+def _beside(content: str, calls: Iterable[tuple[Any, Any]]) -> str:
+    """Content and calls as one text, so that they can be compared."""
+    return "\n".join([str(content), *(json.dumps(call) for call in calls)])
 
 
 def _json(data: bytes) -> object:

@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--requests", metavar="N", type=options.count, default=100,
                         help="answers to ask for (default: %(default)s)")
     parser.add_argument("--prompts", metavar="FILE", type=Path, help="prompts, one a line (default: a few of our own)")
+    parser.add_argument("--chat", action="store_true", help="send the prompts as chats of one message")
     parser.add_argument("--api-key-file", metavar="FILE", type=Path, help="the file that holds the key to the node")
     parser.add_argument("--node-key", metavar="KEY", help="the node's public key, ed25519:...")
     parser.add_argument("--approximate", action="store_true",
@@ -56,9 +57,10 @@ def run(args: argparse.Namespace) -> int:
     with httpx.Client(base_url=args.url, headers=headers, timeout=600) as http:
         auditor = Auditor(http, lambda exchange: _replay(exchange, loaded, subject, args), args.fraction)
         name = _served(http)
-        for body in islice(_bodies(name, prompts, options.sampling_options(args)), args.requests):
+        path = "/v1/chat/completions" if args.chat else "/v1/completions"
+        for body in islice(_bodies(name, prompts, args.chat, options.sampling_options(args)), args.requests):
             seen = len(auditor.tally.faults)
-            auditor.ask("/v1/completions", body)
+            auditor.ask(path, body)
             for fault in auditor.tally.faults[seen:]:
                 print(fault, flush=True)
     tally = auditor.tally
@@ -67,9 +69,10 @@ def run(args: argparse.Namespace) -> int:
     return 1 if tally.faults else 0
 
 
-def _bodies(name: str, prompts: tuple[str, ...], given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _bodies(name: str, prompts: tuple[str, ...], chat: bool, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for prompt in cycle(prompts):
-        yield {"model": name, "prompt": prompt, **given}
+        asked = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
+        yield {"model": name, **asked, **given}
 
 
 def _replay(exchange: "Exchange", loaded: "Loaded", subject: "Subject",

@@ -1,6 +1,7 @@
 """What the commands of a node share: the extra that they need, the node's options, its keys in words."""
 
 import argparse
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def open_from(config: Path | None, model: str, keys: "KeyRing") -> "OpenNode":
     """The node of this user, for `model`. Raises ConfigError, IdentityError, LedgerError."""
     need_extra()
+    # It says every URL that is asked, and one can hold an access key.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     from nearfield.node.build import open_node
     from nearfield.node.config import read_config
     from nearfield.node.identity import default_home

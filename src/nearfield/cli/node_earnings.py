@@ -21,11 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Raises ConfigError, LedgerError."""
     need_extra()
-    from nearfield.node.build import open_ledger
+    from nearfield.node.build import read_ledger
     from nearfield.node.config import read_config
     from nearfield.node.identity import default_home
 
-    ledger = open_ledger(default_home(), read_config(args.node_config))
+    ledger = read_ledger(default_home(), read_config(args.node_config))
     try:
         earned = ledger.earnings()
     finally:

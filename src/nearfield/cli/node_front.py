@@ -25,8 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from nearfield.server.run import bind, serve_front
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for noisy in ("uvicorn", "httpx"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     keys = keys_of(args)
     node = open_from(args.node_config, args.model, keys)
     from nearfield.node.upstream import Upstream

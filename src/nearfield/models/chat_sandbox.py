@@ -4,17 +4,19 @@ The dialect is the one that Hugging Face folders are written for: trimmed blocks
 `raise_exception`, `strftime_now`, a `tojson` that leaves HTML alone, and a `generation` block.
 A template comes with the weights, so it is foreign code: Jinja's sandbox keeps it from Python's
 insides, and every loop, call and growing text passes through `chat_limits` (Jinja has hooks for
-calls and operators; the rest is rewritten in the parsed template). Nested lists that share their
-parts are not measured: printing one can still take long.
+calls and operators; the rest is rewritten in the parsed template). Recursion needs no limit of its own:
+`chat_stack` has room for it. Nested lists that share their parts are not measured: printing one can
+still take long.
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, NoReturn
 
 from jinja2 import nodes, pass_context
-from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.filters import FILTERS
 from jinja2.parser import Parser
@@ -54,7 +56,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         self.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
         self.filters |= {name: _measured(name, FILTERS[name]) for name in GROWTH}
         self.filters |= {"tojson": _tojson, "counted items": _counted, "sized join": sized_join,
-                         "small number": _small_number}
+                         "small number": _small_number, "one step": _charged}
 
     @staticmethod
     def concat(parts: Iterable[str]) -> str:
@@ -65,6 +67,12 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         tree = super()._parse(source, name, filename)
         _Rewriter(self).visit(tree)
         return tree
+
+    def handle_exception(self, source: str | None = None) -> NoReturn:
+        """Jinja's hook for what went wrong. Its own mends tracebacks, which takes minutes for 100,000 frames."""
+        if isinstance(sys.exception(), TemplateSyntaxError):
+            super().handle_exception(source)
+        raise
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Jinja's hook for the intercepted operators."""
@@ -104,7 +112,7 @@ class _GenerationBlock(Extension):
 
 
 class _Rewriter(NodeTransformer):
-    """Puts our filters around loops' items, the parts of `~` and filters' arguments."""
+    """Puts our filters around loops' items, the parts of `~`, filters' arguments, tuples and dicts."""
 
     def __init__(self, environment: ChatEnvironment) -> None:
         self._environment = environment
@@ -131,6 +139,15 @@ class _Rewriter(NodeTransformer):
         return node
 
 
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
+        self.generic_visit(node)
+        return self._filter(node, "one step") if node.ctx == "load" else node
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:
+        self.generic_visit(node)
+        return self._filter(node, "one step")
+
+
 def _budget(context: Context) -> Budget:
     budget: Budget = context.parent[_BUDGET]
     return budget
@@ -139,6 +156,13 @@ def _budget(context: Context) -> Budget:
 @pass_context
 def _counted(context: Context, items: Iterable[Any]) -> Iterator[Any]:
     return _budget(context).count(items)
+
+
+@pass_context
+def _charged(context: Context, value: Any) -> Any:
+    """`value`, a tuple or what becomes one: chat_stack has room for as many, nested, as there are steps."""
+    _budget(context).charge()
+    return value
 
 
 @pass_context

@@ -16,6 +16,7 @@ from nearfield.core.errors import InvalidRequestError, ModelError
 from nearfield.core.types import TokenId
 from nearfield.models.chat_guard import ChatGuard, copy_json, find_spellings
 from nearfield.models.chat_sandbox import ChatEnvironment, render_variables
+from nearfield.models.chat_stack import with_room
 from nearfield.models.tokenizer import Tokenizer
 from nearfield.models.tokenizer_files import read_bytes, read_json, read_tokenizer_files
 
@@ -79,7 +80,9 @@ class ChatTemplate:
         values = {"documents": None, **self._special, **chat.pop("variables"), **chat,
                   "add_generation_prompt": add_generation_prompt}
         try:
-            return self._run(name, values)
+            return with_room(lambda: self._run(name, values))
+        except ModelError:
+            raise
         except Exception as error:  # a template is a program: it may fail in any way
             raise InvalidRequestError(
                 f"the model's chat template refuses these messages: {str(error) or type(error).__name__}",
@@ -138,7 +141,9 @@ def _sources(value: object, place: str) -> dict[str, str]:
 
 def _compile(environment: ChatEnvironment, source: str, place: str) -> Template:
     try:
-        return environment.from_string(source)
+        return with_room(lambda: environment.from_string(source))
+    except ModelError:
+        raise
     except Exception as error:  # Jinja's errors, and Python's where nesting is too deep
         line = getattr(error, "lineno", None)
         where = f"{place}, line {line} of the template" if line else place

@@ -7,18 +7,23 @@ nothing of the server's loop.
 import asyncio
 import logging
 import threading
+import traceback
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from nearfield.core.errors import NearfieldError
 
+PAUSE_SECONDS = 30.0
+"""Before what failed begins again."""
+
 Job = Callable[[httpx.AsyncClient], Coroutine[Any, Any, object]]
 
 
 class Background:
-    """Runs `jobs` until `close`; each gets the thread's HTTP client. One that raises ends alone, and is logged."""
+    """Runs `jobs` until `close`; each gets the thread's HTTP client. One that fails begins again, after a pause."""
 
     def __init__(self, *jobs: Job) -> None:
         self._jobs = jobs
@@ -48,11 +53,19 @@ class Background:
 
     async def _work(self) -> None:
         async with httpx.AsyncClient(trust_env=False) as client:
-            await asyncio.gather(*(_guarded(job(client)) for job in self._jobs))
+            await asyncio.gather(*(_guarded(job, client) for job in self._jobs))
 
 
-async def _guarded(job: Coroutine[Any, Any, object]) -> None:
-    try:
-        await job
-    except NearfieldError as error:
-        logging.getLogger("nearfield").error("the node's work in the background failed: %s", error)
+async def _guarded(job: Job, client: httpx.AsyncClient) -> None:
+    while True:
+        try:
+            await job(client)
+            return
+        except NearfieldError as error:
+            why = str(error)
+        except Exception as error:     # its words may quote what is not ours to log
+            frames = traceback.extract_tb(error.__traceback__)
+            why = f"{type(error).__name__} in {frames[-1].name}, {Path(frames[-1].filename).name}:{frames[-1].lineno}"
+        logging.getLogger("nearfield").error("the node's work in the background failed, and begins again in %g s: %s",
+                                             PAUSE_SECONDS, why)
+        await asyncio.sleep(PAUSE_SECONDS)

@@ -1,6 +1,6 @@
 """From a node's home and options to a node that can serve: keys, ledger, payment, endpoints."""
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from nearfield.node.encryption import Encryption
 from nearfield.node.endpoints import Endpoint, Endpoints
 from nearfield.node.evidence import DstackEvidence, NoEvidence
 from nearfield.node.facilitator import Facilitator
+from nearfield.node.hold import Hold
 from nearfield.node.identity import Identity, load
 from nearfield.node.ledger import Ledger
 from nearfield.node.middleware import Node
@@ -49,6 +50,7 @@ class OpenNode:
     endpoints: Endpoints
     background: Background
     connections: AsyncExitStack
+    resources: ExitStack
 
     def front(self, engine: ASGIApp) -> Node:
         """The node before `engine`."""
@@ -59,24 +61,42 @@ class OpenNode:
         await self.connections.aclose()
 
     def close(self) -> None:
-        """End the work in the background, and let go of the ledger."""
+        """End the work in the background, and let go of the ledger and the home."""
         self.background.close()
-        self.ledger.database.close()
+        self.resources.close()
 
 
 def open_ledger(home: Path, config: NodeConfig, node: str = "") -> Ledger:
-    """The books of the node in `home`. Raises LedgerError."""
-    url = config.ledger or f"sqlite:///{(home / LEDGER_FILE).absolute()}"
-    return Ledger(Database(url), node=node, reports=config.usage_url is not None)
+    """The books of the node in `home`, for one that serves. Raises LedgerError."""
+    return Ledger(Database(_ledger_url(home, config)), node=node, reports=config.usage_url is not None)
+
+
+def read_ledger(home: Path, config: NodeConfig) -> Ledger:
+    """The same for a look at them. Raises LedgerError: NoLedgerError where there are none yet."""
+    return Ledger(Database(_ledger_url(home, config), make=False))
+
+
+def _ledger_url(home: Path, config: NodeConfig) -> str:
+    return config.ledger or f"sqlite:///{(home / LEDGER_FILE).absolute()}"
 
 
 def open_node(home: Path, config: NodeConfig, model: str, keys: Keys) -> OpenNode:
     """The node whose keys are in `home`, serving `model`. Raises IdentityError, LedgerError, ConfigError."""
-    identity, prices = load(home), config.prices.parsed()
+    identity = load(home)
+    with ExitStack() as opened:
+        opened.callback(Hold(home).close)
+        ledger = open_ledger(home, config, identity.public_key)
+        opened.callback(ledger.database.close)
+        ledger.start()
+        return _node(identity, config, model, keys, ledger, opened)
+
+
+def _node(identity: Identity, config: NodeConfig, model: str, keys: Keys, ledger: Ledger,
+          opened: ExitStack) -> OpenNode:
+    """The parts put together. `opened` is the node's when nothing fails."""
+    prices = config.prices.parsed()
     jobs: list[Job] = []
     connections = AsyncExitStack()
-    ledger = open_ledger(home, config, identity.public_key)
-    ledger.start()
     signatures = SignatureStore(identity)
     provider = DstackEvidence(config.tee_socket) if config.tee == "dstack" else NoEvidence()
     table: list[Endpoint] = [
@@ -96,7 +116,8 @@ def open_node(home: Path, config: NodeConfig, model: str, keys: Keys) -> OpenNod
     if config.usage_url is not None:
         jobs.append(_reports(ledger, config.usage_url, config.usage_token_file))
     parts = Parts(model, keys, Encryption(identity), Payment(ledger, prices, methods), signatures, pricing(prices))
-    return OpenNode(identity, config, prices, ledger, parts, Endpoints(table), Background(*jobs), connections)
+    return OpenNode(identity, config, prices, ledger, parts, Endpoints(table), Background(*jobs), connections,
+                    opened.pop_all())
 
 
 def pricing(prices: Prices) -> dict[str, str]:

@@ -11,14 +11,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, update
 
 from nearfield.core.errors import NearfieldError
 from nearfield.node import accounts
 from nearfield.node.accounts import Account, channel_payer
 from nearfield.node.database import VOUCHERS
 from nearfield.node.errors import NodeError
-from nearfield.node.keys import decode_key, encode_key
+from nearfield.node.keys import encode_key
 from nearfield.node.ledger import Ledger
 from nearfield.node.vouchers import (
     ChannelView,
@@ -76,12 +76,6 @@ class ChannelBook:
             raise NodeError(404, "Payment channel not found")
         account = await asyncio.to_thread(self._ledger.account, channel_payer(channel_id))
         return _state(channel_id, channel, account)
-
-    def vouchers(self) -> list[Voucher]:
-        """The last voucher of every channel: what the contract's `withdraw` pays out."""
-        with self._ledger.database.read() as connection:
-            rows = connection.execute(select(VOUCHERS).order_by(VOUCHERS.c.channel_id)).all()
-        return [Voucher(row.channel_id, row.spent_balance, decode_key("ed25519", row.signature)) for row in rows]
 
     async def _checked(self, voucher: Voucher) -> ChannelView:
         channel = await self._view(voucher.channel_id)

@@ -45,9 +45,16 @@ class Credits:
         return None if row is None else _credit(row)
 
     def unsettled(self) -> list[Credit]:
-        """Payments whose end is not known."""
+        """Payments whose end is not known: the node settles them again when it starts."""
+        return self._in("settling")
+
+    def disputed(self) -> list[Credit]:
+        """Payments that were refused, and may have been made before: for the operator to look at."""
+        return self._in("disputed")
+
+    def _in(self, state: State) -> list[Credit]:
         with self._ledger.database.read() as connection:
-            rows = connection.execute(select(CREDITS).where(CREDITS.c.state == "settling").order_by(CREDITS.c.created))
+            rows = connection.execute(select(CREDITS).where(CREDITS.c.state == state).order_by(CREDITS.c.created))
             return [_credit(row) for row in rows]
 
     def begin(self, credit_id: str, payer: str, nano: int, request: str) -> Credit:

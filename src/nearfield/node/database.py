@@ -53,6 +53,10 @@ class LedgerError(NodeError):
         super().__init__(503, message)
 
 
+class NoLedgerError(LedgerError):
+    """There is no ledger where one was to be read."""
+
+
 class Units(TypeDecorator[int]):
     """A whole number from 0 to 2^128-1."""
 
@@ -131,14 +135,18 @@ REPORTS = Table(
 class Database:
     """An open ledger. Safe to use from many threads, and by many processes."""
 
-    def __init__(self, url: str) -> None:
-        """Open the ledger at `url`, an SQLAlchemy URL, and make its tables when it has none.
+    def __init__(self, url: str, *, make: bool = True) -> None:
+        """Open the ledger at `url`, an SQLAlchemy URL, and make its tables when it has none, unless `make` is false.
 
         Raises:
             LedgerError: it is not a ledger, has another version, or can not be reached.
+            NoLedgerError: it is not there, and not to be made.
         """
         parsed = _parse(url)
+        self._make = make
         self.place = str(parsed.database) if parsed.get_backend_name() == "sqlite" else parsed.render_as_string()
+        if not make and parsed.get_backend_name() == "sqlite" and not Path(self.place).exists():
+            raise self._missing()
         try:
             self._engine = _engine(parsed)
             try:
@@ -147,7 +155,7 @@ class Database:
                 self._engine.dispose()
                 raise
         except ModuleNotFoundError:
-            raise LedgerError("a ledger in PostgreSQL needs its driver: pip install 'psycopg[binary]'") from None
+            raise LedgerError("a ledger in PostgreSQL needs a driver: pip install 'nearfield[node-postgres]'") from None
         except (SQLAlchemyError, OSError) as error:
             raise LedgerError(f"can not open the ledger {self.place}: {_reason(error)}") from None
 
@@ -188,6 +196,8 @@ class Database:
             if taken := names & METADATA.tables.keys():
                 raise LedgerError(f"{self.place} is no ledger: it has tables named {', '.join(sorted(taken))} of "
                                   "another program; name another database")
+            if not self._make:
+                raise self._missing()
             METADATA.create_all(connection)
             connection.execute(insert(VERSION).values(schema_version=SCHEMA))
         found = connection.execute(select(VERSION.c.schema_version)).scalars().all()
@@ -195,6 +205,9 @@ class Database:
             versions = ", ".join(map(str, found)) or "no version"
             raise LedgerError(f"the ledger {self.place} has schema {versions}, and this Nearfield reads {SCHEMA}: "
                               "use the Nearfield that wrote it, or name another ledger")
+
+    def _missing(self) -> NoLedgerError:
+        return NoLedgerError(f"there is no ledger at {self.place} yet: a node makes it when it serves")
 
     def _failed(self, verb: str, error: SQLAlchemyError) -> LedgerError:
         # Where it is, is the operator's business and not the client's.

@@ -3,8 +3,9 @@
 The queue is a table of the ledger, filled in the transaction that records a response, so that nothing is forgotten
 when the node dies; the receiver counts an id once, so that a report may be sent twice. What can pass (no answer, 3xx,
 408, 429, 5xx, and 401 and 403, which are about the token) is tried again after a pause that doubles up to MAX_PAUSE;
-any other 4xx is final, and its report is kept as rejected.
-Source: nearai/inference-proxy, src/usage_report_outbox.rs.
+any other 4xx is final, and its report is kept as rejected. The type is `chat_completion` for /v1/completions too: that
+is the form's word for text by tokens (the others are of images and the like).
+Source: nearai/inference-proxy, src/usage_report_outbox.rs, src/routes/completions.rs.
 """
 
 import asyncio

@@ -15,6 +15,7 @@ from nearfield.core.errors import ConfigError, NearfieldError
 
 _LARGEST_ANSWER = 8 << 20  # bytes
 _LONGEST_REASON = 300      # characters
+_SHORTEST_KEY = 8          # characters: what is shorter in a URL's path is a word
 
 
 class ChainError(NearfieldError):
@@ -46,6 +47,8 @@ class Rpc:
         if not valid:
             raise ConfigError("the RPC endpoint is not an http or https URL, such as https://rpc.testnet.near.org")
         self._url = url
+        words = (*parts.path.split("/"), parts.query, parts.username, parts.password)
+        self._private = [word for word in words if word and len(word) >= _SHORTEST_KEY]
         self._client = httpx.AsyncClient(timeout=timeout, transport=transport)
 
     async def aclose(self) -> None:
@@ -91,6 +94,10 @@ class Rpc:
                              "and the network") from None
 
     def _fault(self, method: str, error: Any) -> ChainError:
+        said = orjson.dumps(error)
+        for word in self._private:     # an endpoint may quote the key that it was called with
+            said = said.replace(word.encode(), b"...")
+        error = orjson.loads(said)
         cause = error.get("cause") if isinstance(error, dict) else None
         name = str(cause.get("name", "")) if isinstance(cause, dict) else ""
         info = cause.get("info") if isinstance(cause, dict) else None

@@ -5,7 +5,7 @@ and tokens are compared with one. What can not be said, for want of something th
 only the client knows, is said to be unchecked.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from nearfield.core.request import SamplingParams
@@ -32,7 +32,8 @@ class Known:
 
     prompt_ids: of the prompt that was sent, tokenised here. params: the options that were sent, with the model's
     defaults; their max_tokens may be None. index, sample_index: the answer's place in the response, and among those
-    of its prompt. text: what was delivered. usage: the prompt and completion tokens that were billed.
+    of its prompt. text: what was delivered. usage: the prompt and completion tokens that were billed. as_delivered:
+    what a server makes of the tokens' text before it delivers it, such as taking calls of tools out of it.
     """
 
     prompt_ids: tuple[TokenId, ...] | None = None
@@ -45,6 +46,7 @@ class Known:
     public_key: str | None = None
     text: str | None = None
     usage: tuple[int, int] | None = None
+    as_delivered: Callable[[str], str] = str
 
 
 def verify(disclosure: Disclosure, loaded: Loaded, subject: Subject, known: Known, *,
@@ -196,6 +198,7 @@ def _replayed(disclosure: Disclosure, loaded: Loaded, known: Known, prompt_ids: 
         yield _states(disclosure, again)
         yield _tokens(disclosure.output_ids, again.tokens)
     finish, text = _finish(disclosure, loaded, prompt_ids)
+    text = known.as_delivered(text)
     yield finish
     if known.text is None:
         yield unchecked("text", "what was delivered is not known")
