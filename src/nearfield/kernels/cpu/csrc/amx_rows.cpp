@@ -144,9 +144,9 @@ void many(const LinearJob& job, const Pair& pair, const Part& part, Dots* dots, 
     }
 }
 
-// Up to 16 tokens: memory decides. Weights are asked for well ahead.
+// Up to 16 tokens: memory decides. Weights are asked for well ahead, and while the sums of the pair before end.
 void few(const LinearJob& job, const Pair& pair, const Part& part, Dots& dots, Ending& ending) {
-    const std::int64_t k = job.weights.k;
+    const std::int64_t k = job.weights.k, tokens = (kTileTokens * kTileColumns + k - 1) / k;
     const Factors factors{job.acts.codes + part.token_first * k, k, {pair.data[0], pair.data[1]}};
     begin<1>(nullptr);
     for (std::int64_t column = 0; column < k; column += kTileColumns) {
@@ -154,10 +154,11 @@ void few(const LinearJob& job, const Pair& pair, const Part& part, Dots& dots, E
         ask(here.blocks[0] + kAheadOf, 0, kTileLines);
         ask(here.blocks[1] + kAheadOf, 0, kTileLines);
         multiply<1, false>(here);
+        ending.some(tokens);
     }
+    ending.rest();
     leave<1>(dots);
     ending.take(pair, &dots, part.token_first, part.token_last);
-    ending.rest();
 }
 
 }  // namespace
