@@ -21,6 +21,8 @@ COMMANDS = {
     "chat": "nearfield.cli.chat",
     "generate": "nearfield.cli.generate",
     "quantize": "nearfield.cli.quantize",
+    "prune": "nearfield.cli.prune",
+    "analyze": "nearfield.cli.analyze",
     "evaluate": "nearfield.cli.evaluate",
     "node": "nearfield.cli.node",
     "bench": "nearfield.cli.bench",
