@@ -55,6 +55,10 @@ class Kept:
         """Keep `name` no longer."""
         self.path(name).unlink(missing_ok=True)
 
+    def nbytes(self) -> int:
+        """Bytes on the disk."""
+        return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
+
     def _is(self, text: str) -> bool:
         try:
             return (self.folder / _RUN).read_text("utf-8") == text

@@ -48,7 +48,7 @@ class Lesson:
     def teach(self, student: Network) -> dict[str, Any]:
         """Leave what was learned in the student's weights; returns what to tell of it. Raises ModelError, OSError."""
         plan, options = self.plan, self.plan.options
-        teacher = Network.load(plan.pair.teacher, plan.pair.teacher_spec, DTYPE)
+        teacher = Network.load(plan.pair.teacher, DTYPE)
         said = self._listen(teacher)
         head = teacher.weights[EMBED if teacher.spec.tie_embeddings else HEAD]
         task = WholeTask(student, head, said, plan.held)
@@ -61,7 +61,7 @@ class Lesson:
         del teacher
         outcome = train(task, course, self.kept, self._watch("all layers"))
         if outcome.best[0] == 0:
-            raise ModelError(f"{plan.pair.student}: has learned nothing in {outcome.done} steps "
+            raise ModelError(f"{plan.pair.student.checkpoint.folder}: has learned nothing in {outcome.done} steps "
                              f"({outcome.stopped or 'no held-out loss was below the first'}); give a lower "
                              "--learning-rate, or more text")
         return {**told, "held_out_kl": outcome.facts()}

@@ -5,12 +5,12 @@ Each forward assembles the decoder anew from the weights cast to bf16, so that g
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from nearfield.compress.distill.loss import Side
+from nearfield.compress.parent import Parent
 from nearfield.kernels import select
 from nearfield.layers.attention import dense_inputs
 from nearfield.models.decoder import Decoder, DecoderLayer, build_decoder, build_layer
@@ -31,11 +31,11 @@ class Network:
     weights: Mapping[str, Tensor]
 
     @classmethod
-    def load(cls, folder: Path, spec: ModelSpec, dtype: torch.dtype) -> "Network":
-        """The dense model in `folder`. Raises ModelError for a checkpoint that is not whole."""
-        source, found = CheckpointSource(folder, dtype, tied=spec.tie_embeddings), take_inventory(spec)
-        shapes = {**{name: (size,) for name, size in found.vectors.items()}, **found.tables,
-                  **{name: shape for parts in found.linears for name, shape in parts.items()}}
+    def load(cls, parent: Parent, dtype: torch.dtype) -> "Network":
+        """Its weights in memory. Raises ModelError for a checkpoint that cannot be read."""
+        spec, found = parent.spec, take_inventory(parent.spec)
+        source = CheckpointSource(parent.checkpoint.folder, dtype, tied=spec.tie_embeddings)
+        shapes = {**{name: (size,) for name, size in found.vectors.items()}, **found.tables, **parent.linears}
         return cls(spec, {name: source.get(name, shape) for name, shape in shapes.items()})
 
     def side(self, ids: Tensor) -> Side:

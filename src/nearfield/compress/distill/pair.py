@@ -6,30 +6,25 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from nearfield.compress.report import REPORT, read_report
+from nearfield.compress.parent import Parent, read_parent
+from nearfield.compress.report import REPORT, parent_facts, read_report
 from nearfield.core.errors import ConfigError, ModelError
-from nearfield.formats.checkpoint import Checkpoint
-from nearfield.formats.manifest import read_manifest
-from nearfield.models.registry import read_spec
-from nearfield.models.spec import Config, ModelSpec
 
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The folders and the shapes of both."""
+    """Both models."""
 
-    student: Path
-    teacher: Path
-    student_spec: ModelSpec
-    teacher_spec: ModelSpec
+    student: Parent
+    teacher: Parent
 
     @classmethod
     def read(cls, student: Path, teacher: Path) -> "Pair":
         """Raises ModelError for folders that are no models, quantised ones, and models of other tokens."""
-        pair = cls(student, teacher, _dense_spec(student), _dense_spec(teacher))
-        sizes = pair.student_spec.vocab_size, pair.teacher_spec.vocab_size
+        pair = cls(read_parent(student), read_parent(teacher))
+        sizes = pair.student.spec.vocab_size, pair.teacher.spec.vocab_size
         if sizes[0] != sizes[1]:
             raise ModelError(f"{student}: has a vocabulary of {sizes[0]}, {teacher} one of {sizes[1]}; give a model "
                              "and one that was made of it")
@@ -41,32 +36,24 @@ class Pair:
     def spans(self) -> tuple[range, ...]:
         """The teacher's layers that each of the student's stands for: the one that it was made of, as report.json
         tells, and those after it that were dropped; the first also for those before it. Raises ConfigError."""
-        mine, others = self.student_spec, self.teacher_spec
+        mine, others = self.student.spec, self.teacher.spec
+        student, teacher = self.student.checkpoint.folder, self.teacher.checkpoint.folder
         if mine.hidden_size != others.hidden_size:
-            raise ConfigError(f"{self.student}: its hidden states are of {mine.hidden_size} numbers, those of "
-                              f"{self.teacher} of {others.hidden_size}; a layer cannot learn from these by itself: "
+            raise ConfigError(f"{student}: its hidden states are of {mine.hidden_size} numbers, those of "
+                              f"{teacher} of {others.hidden_size}; a layer cannot learn from these by itself: "
                               "leave out --block-local")
         kept = list(range(others.num_layers))
         if mine.num_layers != others.num_layers:
-            kept = _kept_layers(read_report(self.student / REPORT))
+            kept = _kept_layers(read_report(student / REPORT))
             if len(kept) != mine.num_layers or not all(a < b for a, b in pairwise([-1, *kept, others.num_layers])):
-                raise ConfigError(f"{self.student}: has {mine.num_layers} layers, {self.teacher} {others.num_layers}, "
+                raise ConfigError(f"{student}: has {mine.num_layers} layers, {teacher} {others.num_layers}, "
                                   f"and {REPORT} does not say which of those they were; leave out --block-local")
         edges = [0, *kept[1:], others.num_layers]
         return tuple(range(first, last) for first, last in pairwise(edges))
 
-    def sha256(self) -> dict[str, dict[str, str]]:
-        """The hashes of what decides both models."""
-        return {name: {path.name: _digest(path) for path in (folder / "config.json", *Checkpoint(folder).files())}
-                for name, folder in (("student", self.student), ("teacher", self.teacher))}
-
-
-def _dense_spec(folder: Path) -> ModelSpec:
-    config = Config.load(folder / "config.json")
-    if (manifest := read_manifest(config.data, config.path)) is not None:
-        raise ModelError(f"{folder}: is quantised, as {manifest}, and codes do not learn; make it dense first: "
-                         f"nearfield unpack {folder} OUT")
-    return read_spec(config)
+    def facts(self) -> dict[str, Any]:
+        """What both are: the folders' names, the hashes of their files."""
+        return {"student": parent_facts(self.student.checkpoint), "teacher": parent_facts(self.teacher.checkpoint)}
 
 
 def _kept_layers(report: dict[str, Any]) -> list[int]:

@@ -55,19 +55,20 @@ class DistillPlan:
     @classmethod
     def make(cls, pair: Pair, options: DistillOptions, texts: Sequence[Path] | None) -> "DistillPlan":
         """Raises ConfigError for text that is too short, and options that make no training."""
-        length = min(LENGTH, pair.student_spec.max_positions, pair.teacher_spec.max_positions)
+        length = min(LENGTH, pair.student.spec.max_positions, pair.teacher.spec.max_positions)
         if options.tokens < BATCH * length:
             raise ConfigError(f"{options.tokens} tokens are less than a step, which takes {BATCH * length}; give more "
                               "with --tokens")
         if not 0 < options.learning_rate < 1:
             raise ConfigError(f"a learning rate of {options.learning_rate} teaches nothing; give one between 0 and 1")
-        tokenizer = load_tokenizer(pair.teacher)
+        folder = pair.teacher.checkpoint.folder
+        tokenizer = load_tokenizer(folder)
         wanted = options.tokens // length + HELD
         text = None if texts is None else read_text(texts, tokenizer, wanted, length, LEAST)
-        if text is not None and (most := int(text.chunks.max())) >= pair.teacher_spec.vocab_size:
-            raise ConfigError(f"{pair.teacher}: the tokenizer makes id {most}, config.json has a vocab_size of "
-                              f"{pair.teacher_spec.vocab_size}; they are not of one model")
-        return cls(pair, options, tokenizer, text, _opening(tokenizer, pair.teacher) if text is None else 0,
+        if text is not None and (most := int(text.chunks.max())) >= pair.teacher.spec.vocab_size:
+            raise ConfigError(f"{folder}: the tokenizer makes id {most}, config.json has a vocab_size of "
+                              f"{pair.teacher.spec.vocab_size}; they are not of one model")
+        return cls(pair, options, tokenizer, text, _opening(tokenizer, folder) if text is None else 0,
                    pair.spans() if options.block_local else (), wanted if text is None else len(text.chunks), length)
 
     @property
@@ -89,14 +90,13 @@ class DistillPlan:
 
     def facts(self) -> dict[str, Any]:
         """What decides the result."""
-        return {"options": asdict(self.options), "chunk": self.length, "sha256": self.pair.sha256(),
-                "versions": versions()}
+        return {"options": asdict(self.options), "chunk": self.length, **self.pair.facts(), "versions": versions()}
 
     def text_facts(self) -> dict[str, Any]:
         """What is learned from; the passages are for those who measure, and must not measure on them."""
         told = {"tokens": self.count * self.length, "held_out": len(self.held) * self.length}
         if self.text is None:
-            return {"generated_by": self.pair.teacher.resolve().name, **told}
+            return {"generated_by": "teacher", **told}
         return {"sha256": dict(self.text.hashes), **told,
                 "passages": pack_passages(passages(self.text, self.tokenizer))}
 
@@ -107,8 +107,8 @@ class DistillPlan:
     def nbytes(self) -> int:
         """Bytes on the disk while it runs: what the teacher says, the state, and the model."""
         places = 3 if self.options.block_local else 1
-        said = self.count * self.length * (places * self.pair.teacher_spec.hidden_size * DTYPE.itemsize + 8)
-        return said + _STATE * take_inventory(self.pair.student_spec).numbers
+        said = self.count * self.length * (places * self.pair.teacher.spec.hidden_size * DTYPE.itemsize + 8)
+        return said + _STATE * take_inventory(self.pair.student.spec).numbers
 
 
 def _opening(tokenizer: Tokenizer, folder: Path) -> int:

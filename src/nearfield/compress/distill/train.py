@@ -117,7 +117,7 @@ def _learn(task: Task, course: Course, kept: Kept, watch: Watch) -> Outcome:
     optimizer = _optimizer(weights)
     outcome = _begun(task, optimizer, course, kept)
     start = time.monotonic() - outcome.seconds
-    every = max(1, course.steps // EVALUATIONS)
+    every = -(-course.steps // EVALUATIONS)
     while outcome.done < course.steps and outcome.stopped is None:
         for group in optimizer.param_groups:
             group["lr"] = course.learning_rate * course.share(outcome.done)
