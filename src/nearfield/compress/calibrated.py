@@ -5,7 +5,6 @@ that was killed is continued by the same command, to the same bits: the hidden s
 """
 
 import hashlib
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,25 +13,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from nearfield.compress.folder import Progress, check_out, check_space, partial_of, write_model
+from nearfield.compress.folder import Progress, check_out, check_space, empty_model, made_in_steps, write_model
 from nearfield.compress.journal import Journal
 from nearfield.compress.plan import Plan, Target, make_plan, stored_name
 from nearfield.compress.quantize.choose import Method, quantise
 from nearfield.compress.report import REPORT, add_section, run_facts
-from nearfield.compress.text import Text, pack_passages, passages, read_text
+from nearfield.compress.stream import embedded, read_layer
+from nearfield.compress.text import Text, read_text, text_facts
 from nearfield.compress.walk import Site, Walk, sites
-from nearfield.core.errors import ConfigError, ModelError
+from nearfield.core.errors import ModelError
 from nearfield.formats.compressed import encode
 from nearfield.formats.shards import SHARD_BYTES
 from nearfield.kernels import select
 from nearfield.kernels.ops import PackedWeight
-from nearfield.models.decoder import build_layer
-from nearfield.models.inventory import EMBED
-from nearfield.models.loader import CheckpointSource
 from nearfield.models.tokenizer import load_tokenizer
-from nearfield.models.weights import DenseWeights
 
 CHUNKS, LENGTH = 64, 512
 """Text that is looked at: GPTQ's own quarter of it is too little for the widest inputs of small models."""
@@ -63,50 +58,29 @@ def quantize_calibrated(source: Path, out: Path, target: Target, method: Method,
     text = read_text(texts, tokenizer, CHUNKS, min(LENGTH, plan.spec.max_positions), LEAST)
     facts = run_facts(plan, {"method": method, "chunks": len(text.chunks), "chunk": text.chunks.shape[1]})
     run = {**facts, "threads": torch.get_num_threads(), "text": hashlib.sha256(text.chunks.numpy().data).hexdigest()}
-    partial = partial_of(out)
-    try:
+    with made_in_steps(out) as partial:
         journal = Journal(partial, run)
         _make_layers(plan, method, text, journal, progress)
-        whole = partial / "model"
-        shutil.rmtree(whole, ignore_errors=True)
-        whole.mkdir()
+        whole = empty_model(partial)
         check_space(partial, sum(entry.nbytes for entry in plan.entries().values()))
         write_model(plan, whole, _Layers(plan, journal), shard_bytes)
         add_section(whole / REPORT, "quantize", {
-            **facts, "calibration": {"sha256": dict(text.hashes), "tokens": text.chunks.numel(),
-                                     "passages": pack_passages(passages(text, tokenizer))},
-            **_told(journal, plan.spec.num_layers)})
-        whole.rename(out)
-    except OSError as error:
-        raise ConfigError(f"{error.filename or partial}: cannot be written ({error.strerror}); make room, and the same "
-                          "command continues with the layers that are finished, or give another place") from None
-    shutil.rmtree(partial, ignore_errors=True)
+            **facts, "calibration": text_facts(text, tokenizer), **_told(journal, plan.spec.num_layers)})
 
 
 def _make_layers(plan: Plan, method: Method, text: Text, journal: Journal, progress: Progress) -> None:
     spec, ops = plan.spec, select.plain("fp32")
     walk, places = Walk(spec, ops, text.chunks.shape[1]), sites(spec)
     total = 4 * spec.num_layers
-    states = journal.states() if journal.done else _embedded(plan, text.chunks)
+    states = journal.states() if journal.done else embedded(plan, text.chunks)
     for i in range(journal.done, spec.num_layers):
         progress(4 * i, total)
         start = time.monotonic()
         work = _Layer(plan, method, lambda done, i=i: progress(4 * i + done, total))
-        # Opened anew for each layer: what is mapped of a file counts as this process's memory.
-        weights = DenseWeights(CheckpointSource(plan.checkpoint.folder, torch.float32, tied=spec.tie_embeddings), ops)
-        walk.layer(build_layer(spec, weights, ops, i), places[i], states, work)
+        walk.layer(read_layer(plan, ops, i), places[i], states, work)
         facts = {"sites": [asdict(fact) for fact in work.facts], "seconds": time.monotonic() - start}
         journal.add(i, work.tensors, facts, states)
     progress(total, total)
-
-
-def _embedded(plan: Plan, ids: Tensor) -> Tensor:
-    """The hidden states [B T, D] fp32 that ids [B, T] begin with."""
-    if int(ids.max()) >= plan.spec.vocab_size:
-        raise ModelError(f"{plan.checkpoint.folder}: the tokenizer makes id {int(ids.max())}, config.json has a "
-                         f"vocab_size of {plan.spec.vocab_size}; they are not of one model")
-    name = next(name for name, new in plan.names.items() if new == EMBED)
-    return functional.embedding(ids.flatten(), plan.checkpoint.stored(name)).float()
 
 
 class _Layer:

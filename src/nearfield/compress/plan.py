@@ -1,19 +1,17 @@
 """What a quantised folder will hold, decided and checked before anything is computed."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nearfield.compress.parent import Shape, read_parent
+from nearfield.compress.parent import Parent, Shape, read_parent
 from nearfield.core.errors import ConfigError
 from nearfield.formats.base import WeightFormat
-from nearfield.formats.checkpoint import Checkpoint, Entry
+from nearfield.formats.checkpoint import Entry
 from nearfield.formats.compressed import encoded
 from nearfield.formats.groups import GROUPS
 from nearfield.formats.int4 import Int4
 from nearfield.formats.int8 import Int8
 from nearfield.formats.manifest import Scheme
-from nearfield.models.spec import Config, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -35,15 +33,10 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The tensors to write: `names` as they are called and as they will be, of which `linears` become codes."""
+class Plan(Parent):
+    """What to write of a parent: all its tensors, by their new names, of which `linears` become codes."""
 
-    checkpoint: Checkpoint
-    config: Config
-    spec: ModelSpec
     target: Target
-    names: Mapping[str, str]
-    linears: Mapping[str, Shape]
 
     def entries(self) -> dict[str, Entry]:
         """Every tensor that will be written."""
@@ -65,7 +58,7 @@ def make_plan(source: Path, target: Target) -> Plan:
     parent = read_parent(source)
     for name, shape in parent.linears.items():
         _check_groups(source, name, shape, target)
-    return Plan(parent.checkpoint, parent.config, parent.spec, target, parent.names, parent.linears)
+    return Plan(**vars(parent), target=target)
 
 
 def stored_name(name: str, end: str) -> str:
