@@ -10,7 +10,7 @@ from nearfield.compress.distill.network import DTYPE
 from nearfield.compress.distill.pair import Pair
 from nearfield.compress.distill.train import BATCH
 from nearfield.compress.report import versions
-from nearfield.compress.text import Text, pack_passages, passages, read_text
+from nearfield.compress.text import Text, read_text, text_facts
 from nearfield.core.errors import ConfigError
 from nearfield.models.inventory import take_inventory
 from nearfield.models.tokenizer import Tokenizer, load_tokenizer
@@ -94,11 +94,9 @@ class DistillPlan:
 
     def text_facts(self) -> dict[str, Any]:
         """What is learned from; the passages are for those who measure, and must not measure on them."""
-        told = {"tokens": self.count * self.length, "held_out": len(self.held) * self.length}
-        if self.text is None:
-            return {"generated_by": "teacher", **told}
-        return {"sha256": dict(self.text.hashes), **told,
-                "passages": pack_passages(passages(self.text, self.tokenizer))}
+        read = {"generated_by": "teacher", "tokens": self.count * self.length} if self.text is None \
+            else text_facts(self.text, self.tokenizer)
+        return {**read, "held_out": len(self.held) * self.length}
 
     def digest(self) -> str | None:
         """The hash of the chunks, where they are read."""
