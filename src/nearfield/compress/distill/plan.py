@@ -68,7 +68,7 @@ class DistillPlan:
         if text is not None and (most := int(text.chunks.max())) >= pair.teacher.spec.vocab_size:
             raise ConfigError(f"{folder}: the tokenizer makes id {most}, config.json has a vocab_size of "
                               f"{pair.teacher.spec.vocab_size}; they are not of one model")
-        return cls(pair, options, tokenizer, text, _opening(tokenizer, folder) if text is None else 0,
+        return cls(pair, options, tokenizer, text, opening(tokenizer, folder) if text is None else 0,
                    pair.spans() if options.block_local else (), wanted if text is None else len(text.chunks), length)
 
     @property
@@ -109,9 +109,10 @@ class DistillPlan:
         return said + _STATE * take_inventory(self.pair.student.spec).numbers
 
 
-def _opening(tokenizer: Tokenizer, folder: Path) -> int:
+def opening(tokenizer: Tokenizer, folder: Path) -> int:
     """What a text begins with: BOS, or what models without one were trained to see between two texts."""
-    if (opening := next(iter(tokenizer.eos_ids), None) if tokenizer.bos_id is None else tokenizer.bos_id) is None:
+    found = next(iter(tokenizer.eos_ids), None) if tokenizer.bos_id is None else tokenizer.bos_id
+    if found is None:
         raise ConfigError(f"{folder}: its tokenizer has no token that begins or ends a text, so it cannot write any; "
                           "give text with --text FILE")
-    return opening
+    return found
