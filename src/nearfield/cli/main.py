@@ -22,6 +22,7 @@ COMMANDS = {
     "generate": "nearfield.cli.generate",
     "quantize": "nearfield.cli.quantize",
     "prune": "nearfield.cli.prune",
+    "distill": "nearfield.cli.distill",
     "analyze": "nearfield.cli.analyze",
     "evaluate": "nearfield.cli.evaluate",
     "node": "nearfield.cli.node",
