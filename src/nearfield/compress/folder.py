@@ -8,9 +8,10 @@ vLLM reads them dense only, and here the first two become int8 at load.
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from nearfield.compress.plan import Plan, Target, make_plan, stored_name
 from nearfield.compress.report import REPORT, add_section, run_facts
 from nearfield.core.config import format_bytes
 from nearfield.core.errors import ConfigError, ModelError
-from nearfield.formats.checkpoint import PICKLES
+from nearfield.formats.checkpoint import PICKLES, Entry
 from nearfield.formats.compressed import encode
 from nearfield.formats.manifest import quantization_config
 from nearfield.formats.shards import SHARD_BYTES, ShardWriter
@@ -64,17 +65,31 @@ def check_space(folder: Path, nbytes: int) -> None:
 def write_model(plan: Plan, folder: Path, made: Callable[[str], Mapping[str, Tensor]], shard_bytes: int,
                 progress: Progress = lambda done, total: None) -> None:
     """Write all files of the model. `made`: what is stored, by the names to write, of what the parent calls so."""
-    with ShardWriter(folder, plan.entries(), shard_bytes) as writer:
+    def tensors() -> Iterator[tuple[str, Tensor]]:
         for done, name in enumerate(plan.names):
             progress(done, len(plan.names))
-            for new, tensor in made(name).items():
-                writer.write(new, tensor)
-    progress(len(plan.names), len(plan.names))
-    for path in sorted(plan.checkpoint.folder.iterdir()):   # its folders hold second copies of weights
+            yield from made(name).items()
+        progress(len(plan.names), len(plan.names))
+
+    described = {**plan.config.data, "quantization_config": quantization_config(plan.target.scheme)}
+    write_files(folder, described, plan.entries(), tensors(), shard_bytes)
+    copy_others(plan.checkpoint.folder, folder)
+
+
+def write_files(folder: Path, config: Mapping[str, Any], entries: Mapping[str, Entry],
+                tensors: Iterable[tuple[str, Tensor]], shard_bytes: int = SHARD_BYTES) -> None:
+    """Write config.json and the weights: the tensors `entries`, each once, in any order. Raises OSError."""
+    with ShardWriter(folder, entries, shard_bytes) as writer:
+        for name, tensor in tensors:
+            writer.write(name, tensor)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def copy_others(parent: Path, folder: Path) -> None:
+    """Copy what is the same of any model made of `parent`: tokenizer, templates, licence. Raises OSError."""
+    for path in sorted(parent.iterdir()):       # its folders hold second copies of weights
         if path.is_file() and path.name not in _OWN and not path.name.endswith(_WEIGHTS):
             shutil.copyfile(path, folder / path.name)
-    described = {**plan.config.data, "quantization_config": quantization_config(plan.target.scheme)}
-    (folder / "config.json").write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def partial_of(out: Path) -> Path:

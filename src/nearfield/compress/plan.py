@@ -4,20 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nearfield.core.errors import ConfigError, ModelError
+from nearfield.compress.parent import Shape, read_parent
+from nearfield.core.errors import ConfigError
 from nearfield.formats.base import WeightFormat
 from nearfield.formats.checkpoint import Checkpoint, Entry
 from nearfield.formats.compressed import encoded
 from nearfield.formats.groups import GROUPS
 from nearfield.formats.int4 import Int4
 from nearfield.formats.int8 import Int8
-from nearfield.formats.manifest import Scheme, read_manifest
-from nearfield.models.inventory import EMBED, HEAD, take_inventory
-from nearfield.models.loader import is_redundant
-from nearfield.models.registry import read_spec
+from nearfield.formats.manifest import Scheme
 from nearfield.models.spec import Config, ModelSpec
-
-Shape = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -62,30 +58,14 @@ class Plan:
 
 
 def make_plan(source: Path, target: Target) -> Plan:
-    """Every tensor of the checkpoint has its place in the model, and every place its tensor, or it is an error.
+    """What the model in the folder `source` becomes.
 
     Raises ModelError for a model that cannot be quantised, ConfigError where it cannot be cut into such groups.
     """
-    config = Config.load(source / "config.json")
-    if (manifest := read_manifest(config.data, config.path)) is not None:
-        raise ModelError(f"{source}: is quantised already, as {manifest}; give the folder that it was made of")
-    spec = read_spec(config)
-    found, checkpoint = take_inventory(spec), Checkpoint(source)
-    linears = {name: shape for parts in found.linears for name, shape in parts.items()}
-    wanted = found.vectors.keys() | found.tables.keys() | linears.keys()
-    names = {name: name for name in checkpoint.names()}
-    if spec.tie_embeddings and EMBED not in names and HEAD in names:
-        names[HEAD] = EMBED                     # the one table, by the name that every reader looks for
-    kept = {name: new for name, new in names.items() if new in wanted}
-    if missing := wanted - set(kept.values()):
-        raise ModelError(f"{source}: tensor {min(missing)} is missing; the checkpoint is not complete")
-    if strange := [name for name in names if name not in kept and not is_redundant(name, tied=spec.tie_embeddings)]:
-        raise ModelError(f"{source}: {len(strange)} tensors have no place in a {spec.model_type} model of this config, "
-                         f"the first {strange[0]}")
-    for name in kept:
-        if name in linears:
-            _check_linear(checkpoint, name, linears[name], target)
-    return Plan(checkpoint, config, spec, target, kept, linears)
+    parent = read_parent(source)
+    for name, shape in parent.linears.items():
+        _check_groups(source, name, shape, target)
+    return Plan(parent.checkpoint, parent.config, parent.spec, target, parent.names, parent.linears)
 
 
 def stored_name(name: str, end: str) -> str:
@@ -93,16 +73,12 @@ def stored_name(name: str, end: str) -> str:
     return f"{name.removesuffix('.weight')}.{end}"
 
 
-def _check_linear(checkpoint: Checkpoint, name: str, shape: Shape, target: Target) -> None:
+def _check_groups(source: Path, name: str, shape: Shape, target: Target) -> None:
     rows, columns = shape
-    entry = checkpoint.entry(name)
-    if entry.shape != shape or not entry.dtype.is_floating_point:
-        raise ModelError(f"{checkpoint.folder}: tensor {name} is {list(entry.shape)} {entry.dtype}, config.json makes "
-                         f"it {list(shape)} in floating point")
     fitting = [str(group) for group in GROUPS if columns % group == 0]
     if not fitting:
-        raise ConfigError(f"{checkpoint.folder}: {name} is {rows} x {columns}; codes are multiplied in groups of at "
+        raise ConfigError(f"{source}: {name} is {rows} x {columns}; codes are multiplied in groups of at "
                           f"least {min(GROUPS)} columns, so this model cannot be quantised; serve it as it is")
     if target.format == "w4" and columns % target.group:
-        raise ConfigError(f"{checkpoint.folder}: {name} is {rows} x {columns}, which cannot be cut into groups of "
+        raise ConfigError(f"{source}: {name} is {rows} x {columns}, which cannot be cut into groups of "
                           f"{target.group} columns; give --group {' or '.join(fitting)}, or --format w8")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from nearfield.compress.plan import Plan
+from nearfield.formats.checkpoint import Checkpoint
 
 REPORT = "report.json"
 FIDELITY = "fidelity"
@@ -23,11 +24,16 @@ def run_facts(plan: Plan, recipe: Mapping[str, Any]) -> dict[str, Any]:
     entries = plan.entries().values()
     return {
         "recipe": {"format": target.format, **({"group": target.group} if target.format == "w4" else {}), **recipe},
-        "parent": {"name": plan.checkpoint.folder.resolve().name,
-                   "sha256": {path.name: _digest(path) for path in (plan.config.path, *plan.checkpoint.files())}},
+        "parent": parent_facts(plan.checkpoint),
         "versions": versions(),
         "bytes": {"before": sum(plan.checkpoint.entry(name).nbytes for name in plan.names),
                   "after": sum(entry.nbytes for entry in entries)}}
+
+
+def parent_facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What something is made of: the folder's name, the hashes of config.json and of the weights."""
+    files = (checkpoint.folder / "config.json", *checkpoint.files())
+    return {"name": checkpoint.folder.resolve().name, "sha256": {path.name: _digest(path) for path in files}}
 
 
 def versions() -> dict[str, str]:
