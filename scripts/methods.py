@@ -47,6 +47,7 @@ from pocket.template import ChatFormat
 from quality import ROOT, context
 
 TOKENS = 16384
+KEPT = ("tokens", "kl", "top1_agreement", "perplexity", "band", "bytes", "backend")
 CANDIDATES: tuple[tuple[str, Method], ...] = (
     ("w4", "rtn"), ("w4", "gptq"), ("w4", "awq"), ("w4", "auto"), ("w8", "rtn"), ("w8", "gptq"))
 
@@ -132,8 +133,7 @@ def measure(subject: Subject, work: Path) -> Iterator[dict[str, Any]]:
         make(subject, made, width, method)
         found = run_fidelity(subject.folder, made, [subject.text], TOKENS, lambda line: None, lambda done, total: None)
         row = {"model": subject.name, "format": width, "method": method, "text": subject.text.name,
-               **({"group": subject.group} if width == "w4" else {}),
-               **{key: found[key] for key in ("tokens", "kl", "top1_agreement", "perplexity", "band", "bytes", "backend")}}
+               **({"group": subject.group} if width == "w4" else {}), **{key: found[key] for key in KEPT}}
         yield {"kind": "method", **row, "kl_dense_activations": dense_activations(subject, made, work)}
 
 

@@ -20,10 +20,9 @@ FIDELITY = "fidelity"
 
 def run_facts(plan: Plan, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the codes, and what they will take: recipe, the parent's files, versions, bytes."""
-    target = plan.target
     entries = plan.entries().values()
     return {
-        "recipe": {"format": target.format, **({"group": target.group} if target.format == "w4" else {}), **recipe},
+        "recipe": recipe,
         "parent": parent_facts(plan.checkpoint),
         "versions": versions(),
         "bytes": {"before": sum(plan.checkpoint.entry(name).nbytes for name in plan.names),
