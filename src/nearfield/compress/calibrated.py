@@ -5,7 +5,6 @@ the same command, to the same bits.
 """
 
 import hashlib
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,15 +14,23 @@ import torch
 from torch import Tensor
 
 from nearfield.compress.fit import Fit, fit_plan
-from nearfield.compress.folder import Progress, check_out, check_space, partial_of, rounded, write_model
+from nearfield.compress.folder import (
+    Progress,
+    check_out,
+    check_space,
+    empty_model,
+    made_in_steps,
+    rounded,
+    write_model,
+)
 from nearfield.compress.journal import Journal
 from nearfield.compress.passes import open_device, run_pass, told
 from nearfield.compress.plan import Plan, Target, make_plan, open_plan, packer, stored_name
 from nearfield.compress.quantize.choose import Method, quantise
 from nearfield.compress.report import REPORT, add_section, run_facts
-from nearfield.compress.text import pack_passages, passages, read_text
+from nearfield.compress.text import read_text, text_facts
 from nearfield.compress.walk import Site, sites
-from nearfield.core.errors import ConfigError, ModelError
+from nearfield.core.errors import ModelError
 from nearfield.formats.compressed import encode
 from nearfield.formats.shards import SHARD_BYTES
 from nearfield.kernels.ops import PackedWeight
@@ -63,28 +70,18 @@ def quantize_calibrated(source: Path, out: Path, target: Target | Fit, method: M
     facts = run_facts(plan, {**target.recipe, "method": method, "chunks": len(text.chunks),
                              "chunk": text.chunks.shape[1], "device": device})
     run = {**facts, "threads": torch.get_num_threads(), "text": hashlib.sha256(text.chunks.numpy().data).hexdigest()}
-    partial = partial_of(out)
-    try:
-        partial.mkdir(exist_ok=True)
+    with made_in_steps(out) as partial:
         if isinstance(target, Fit):
-            plan = fit_plan(plan, target, text.chunks, Journal(partial / "measured", run), place, shard_bytes, progress)
+            measured = Journal(partial / "measured", run)
+            plan = fit_plan(plan, target, text.chunks, measured, place, shard_bytes, progress)
             facts |= {"bytes": run_facts(plan, {})["bytes"]}
         journal = Journal(partial / "layers", run)
         run_pass(plan, text.chunks, journal, lambda states: _Layer(plan, method), place, progress)
-        whole = partial / "model"
-        shutil.rmtree(whole, ignore_errors=True)
-        whole.mkdir()
+        whole = empty_model(partial)
         check_space(partial, sum(entry.nbytes for entry in plan.entries().values()))
         write_model(plan, whole, _Layers(plan, journal), shard_bytes)
         add_section(whole / REPORT, "quantize", {
-            **facts, "calibration": {"sha256": dict(text.hashes), "tokens": text.chunks.numel(),
-                                     "passages": pack_passages(passages(text, tokenizer))},
-            **told(journal, plan.spec.num_layers)})
-        whole.rename(out)
-    except OSError as error:
-        raise ConfigError(f"{error.filename or partial}: cannot be written ({error.strerror}); make room, and the same "
-                          "command continues with the layers that are finished, or give another place") from None
-    shutil.rmtree(partial, ignore_errors=True)
+            **facts, "calibration": text_facts(text, tokenizer), **told(journal, plan.spec.num_layers)})
 
 
 class _Layer:

@@ -28,6 +28,8 @@ _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin.index.json", ".gguf
 _OWN = ("config.json", "report.html")
 """Files that are not the parent's to give: one is written anew, the other is of the parent's measurements."""
 
+_MODEL = "model"
+
 
 def quantize_folder(source: Path, out: Path, target: Target, *, shard_bytes: int = SHARD_BYTES,
                     progress: Progress = lambda done, total: None) -> None:
@@ -109,6 +111,29 @@ def made_whole(out: Path) -> Iterator[Path]:
                           "make room or give another place") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def made_in_steps(out: Path) -> Iterator[Path]:
+    """A folder for what a long run finishes on its way; when the block ends, `model` in it (see `empty_model`) becomes
+    `out`, and the rest goes. Where the block fails, all stays for the same command to continue with."""
+    partial = partial_of(out)
+    try:
+        partial.mkdir(exist_ok=True)
+        yield partial
+        (partial / _MODEL).rename(out)
+    except OSError as error:
+        raise ConfigError(f"{error.filename or partial}: cannot be written ({error.strerror}); make room, and the same "
+                          "command continues with the layers that are finished, or give another place") from None
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def empty_model(partial: Path) -> Path:
+    """The empty folder in `partial` for the whole model. Raises OSError."""
+    folder = partial / _MODEL
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
 
 
 def rounded(plan: Plan, name: str) -> dict[str, Tensor]:

@@ -5,17 +5,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from nearfield.compress.parent import Shape, read_parent
+from nearfield.compress.parent import Parent, Shape, read_parent
 from nearfield.core.errors import ConfigError, ModelError
 from nearfield.formats.base import WeightFormat
-from nearfield.formats.checkpoint import Checkpoint, Entry
+from nearfield.formats.checkpoint import Entry
 from nearfield.formats.compressed import encoded
 from nearfield.formats.groups import GROUPS
 from nearfield.formats.int4 import Int4
 from nearfield.formats.int8 import Int8
 from nearfield.formats.manifest import Scheme, quantization_config
 from nearfield.models.inventory import take_inventory
-from nearfield.models.spec import Config, ModelSpec
 
 Profile = Literal["vllm", "compact"]
 PROFILES: tuple[Profile, ...] = ("vllm", "compact")
@@ -47,34 +46,31 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The tensors to write: `names` as they are called and as they will be, and the matrices of `shapes`, by the
-    latter, that become codes as `schemes` says."""
+class Plan(Parent):
+    """What to write of a parent: all its tensors, by their new names, of which those of `schemes` become codes.
 
-    checkpoint: Checkpoint
-    config: Config
-    spec: ModelSpec
-    names: Mapping[str, str]
-    shapes: Mapping[str, Shape]
+    tables: the embeddings [V, D] and an untied head.
+    """
+
+    tables: Mapping[str, Shape]
     schemes: Mapping[str, Scheme]
 
     def entries(self) -> dict[str, Entry]:
         """Every tensor that will be written."""
         found: dict[str, Entry] = {}
         for name, new in self.names.items():
-            if new in self.schemes:
-                found |= {stored_name(new, end): coded
-                          for end, coded in encoded(self.schemes[new], *self.shapes[new]).items()}
-            else:
+            if (scheme := self.schemes.get(new)) is None:
                 found[new] = self.checkpoint.entry(name)
+            else:
+                shape = self.tables.get(new) or self.linears[new]
+                found |= {stored_name(new, end): coded for end, coded in encoded(scheme, *shape).items()}
         return found
 
     def described(self) -> dict[str, Any]:
         """The config.json to write."""
-        tables = take_inventory(self.spec).tables
-        inner, others = ({name.removesuffix(".weight"): scheme for name, scheme in self.schemes.items()
-                          if (name in tables) == table} for table in (False, True))
-        return {**self.config.data, "quantization_config": quantization_config(inner, others)}
+        inner, tables = ({name.removesuffix(".weight"): self.schemes[name] for name in names if name in self.schemes}
+                         for names in (self.linears, self.tables))
+        return {**self.config.data, "quantization_config": quantization_config(inner, tables)}
 
     def coded(self, schemes: Mapping[str, Scheme]) -> "Plan":
         """The same with more matrices to be codes."""
@@ -87,27 +83,25 @@ def make_plan(source: Path, target: Target) -> Plan:
     Raises ModelError for a model that cannot be quantised, ConfigError where it cannot be cut into such groups.
     """
     plan = open_plan(source, target.profile)
-    inner = [name for name in plan.shapes if name not in plan.schemes]
-    for name in inner:
-        _check_group(source, name, plan.shapes[name], target)
-    return plan.coded(dict.fromkeys(inner, target.scheme))
+    for name, shape in plan.linears.items():
+        _check_group(source, name, shape, target)
+    return plan.coded(dict.fromkeys(plan.linears, target.scheme))
 
 
 def open_plan(source: Path, profile: Profile) -> Plan:
-    """A plan that leaves open what the layers' matrices become. `shapes` has only those that become codes."""
+    """A plan that leaves open what the layers' matrices become. Raises as `make_plan`."""
     parent = read_parent(source)
     for name, (rows, columns) in parent.linears.items():
         if not groups_of(columns):
             raise ConfigError(f"{source}: {name} is {rows} x {columns}; codes are multiplied in groups of at "
                               f"least {min(GROUPS)} columns, so this model cannot be quantised; serve it as it is")
-    tables = take_inventory(parent.spec).tables if profile == "compact" else {}
-    stored = {new: parent.checkpoint.entry(name) for name, new in parent.names.items() if new in tables}
-    for name, entry in stored.items():
-        if entry.shape != tables[name] or not entry.dtype.is_floating_point:
+    tables = take_inventory(parent.spec).tables
+    for name, new in parent.names.items():
+        entry = parent.checkpoint.entry(name)
+        if new in tables and (entry.shape != tables[new] or not entry.dtype.is_floating_point):
             raise ModelError(f"{source}: tensor {name} is {list(entry.shape)} {entry.dtype}, config.json makes it "
-                             f"{list(tables[name])} in floating point")
-    return Plan(parent.checkpoint, parent.config, parent.spec, parent.names, {**parent.linears, **tables},
-                dict.fromkeys(tables, TABLE))
+                             f"{list(tables[new])} in floating point")
+    return Plan(**vars(parent), tables=tables, schemes=dict.fromkeys(tables, TABLE) if profile == "compact" else {})
 
 
 def int4(group: int) -> Scheme:
