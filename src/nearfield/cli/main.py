@@ -21,6 +21,7 @@ COMMANDS = {
     "chat": "nearfield.cli.chat",
     "generate": "nearfield.cli.generate",
     "quantize": "nearfield.cli.quantize",
+    "distill": "nearfield.cli.distill",
     "evaluate": "nearfield.cli.evaluate",
     "node": "nearfield.cli.node",
     "bench": "nearfield.cli.bench",
