@@ -22,6 +22,7 @@ COMMANDS = {
     "generate": "nearfield.cli.generate",
     "quantize": "nearfield.cli.quantize",
     "distill": "nearfield.cli.distill",
+    "compress": "nearfield.cli.compress",
     "evaluate": "nearfield.cli.evaluate",
     "node": "nearfield.cli.node",
     "bench": "nearfield.cli.bench",

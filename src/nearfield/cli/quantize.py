@@ -3,11 +3,10 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from nearfield.cli.options import size
 from nearfield.core.config import format_bytes
-from nearfield.core.errors import ConfigError, nearest
+from nearfield.core.errors import nearest
 
 HELP = "write a model again with int8 or int4 weights"
 FORMATS = ("w8", "w4")
@@ -42,10 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from nearfield.compress.quantize.options import QuantizeOptions
+    from nearfield.compress.quantized import quantize_model
     from nearfield.models.loader import find_model
 
-    method = args.method or ("rtn" if args.calibration is None else "gptq")
-    _check(args, method)
+    options = QuantizeOptions(args.format, args.group, args.fit, args.method, args.profile, args.device)
+    method = options.chosen(args.calibration is not None)
     source = find_model(args.model)
     unit = "tensor" if method == "rtn" else "input"
     with tqdm(desc="quantising", unit=unit, disable=None, leave=False) as bar:   # shown on a terminal only
@@ -54,48 +55,11 @@ def run(args: argparse.Namespace) -> int:
                 bar.initial = bar.n = done      # what an earlier run did took no time in this one
             bar.total = total
             bar.update(done - bar.n)
-        _quantize(args, method, source, show)
+        quantize_model(source, args.out, options, args.calibration, progress=show)
     before, after = _weights_bytes(source), _weights_bytes(args.out)
-    form = args.format or "int8 and int4"
-    print(f"wrote {args.out}: {form}, {format_bytes(after)} of weights, {after / before:.0%} of before")
+    print(f"wrote {args.out}: {args.format or 'int8 and int4'}, {format_bytes(after)} of weights, "
+          f"{after / before:.0%} of before")
     return 0
-
-
-def _check(args: argparse.Namespace, method: str) -> None:
-    if (args.format is None) == (args.fit is None):
-        raise ConfigError("give --format w8 or w4, or a size with --fit: one of the two")
-    if args.fit is not None and args.group is not None:
-        raise ConfigError("--group is of --format w4: --fit chooses groups itself; leave one of them out")
-    if args.fit is not None and method == "rtn":
-        raise ConfigError("--fit measures on text: give --calibration FILE, text like what the model will be used for, "
-                          "and a method other than rtn")
-    if args.format == "w8" and args.group is not None:
-        raise ConfigError("--group is of w4: a w8 folder has one scale a row, as other engines read it; leave it out. "
-                          "Groups in int8 are for serving: --weights w8 --group, on the dense folder")
-    if method == "rtn" and args.calibration is not None:
-        raise ConfigError("--calibration is of gptq, awq and auto: rtn looks at no text; leave one of them out")
-    if method == "rtn" and args.device != DEVICES[0]:
-        raise ConfigError("--device is of gptq, awq and auto: rtn takes a tensor at a time on the CPU; leave it out")
-    if method != "rtn" and args.calibration is None:
-        raise ConfigError(f"--method {method} looks at text: give --calibration FILE, text like what the model will be "
-                          "used for")
-
-
-def _quantize(args: argparse.Namespace, method: Any, source: Path, show: Callable[[int, int], None]) -> None:
-    from nearfield.compress.calibrated import quantize_calibrated
-    from nearfield.compress.fit import Fit
-    from nearfield.compress.folder import quantize_folder
-    from nearfield.compress.plan import Target
-
-    if args.fit is not None:
-        target: Target | Fit = Fit(args.fit, args.profile)
-    else:
-        target = Target(args.format, args.group or 64, args.profile)
-    if method == "rtn":
-        assert isinstance(target, Target)
-        quantize_folder(source, args.out, target, progress=show)
-    else:
-        quantize_calibrated(source, args.out, target, method, args.calibration, device=args.device, progress=show)
 
 
 def _weights_bytes(folder: Path) -> int:

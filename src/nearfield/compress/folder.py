@@ -85,11 +85,16 @@ def write_files(folder: Path, config: Mapping[str, Any], entries: Mapping[str, E
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
+def other_files(parent: Path) -> list[Path]:
+    """The files that are the same of any model made of `parent`: tokenizer, templates, licence. Raises OSError."""
+    return [path for path in sorted(parent.iterdir())       # its folders hold second copies of weights
+            if path.is_file() and path.name not in _OWN and not path.name.endswith(_WEIGHTS)]
+
+
 def copy_others(parent: Path, folder: Path) -> None:
-    """Copy what is the same of any model made of `parent`: tokenizer, templates, licence. Raises OSError."""
-    for path in sorted(parent.iterdir()):       # its folders hold second copies of weights
-        if path.is_file() and path.name not in _OWN and not path.name.endswith(_WEIGHTS):
-            shutil.copyfile(path, folder / path.name)
+    """Copy what is the same of any model made of `parent`. Raises OSError."""
+    for path in other_files(parent):
+        shutil.copyfile(path, folder / path.name)
 
 
 def partial_of(out: Path) -> Path:
