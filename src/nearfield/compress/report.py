@@ -60,4 +60,4 @@ def add_section(path: Path, name: str, facts: Mapping[str, Any]) -> None:
 def digest(path: Path) -> str:
     """The sha256 of a file."""
     with open(path, "rb") as file:
-        return hashlib.filedigest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
