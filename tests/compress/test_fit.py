@@ -149,7 +149,7 @@ def test_a_compact_folder_of_a_size_serves(readable: Path, chats: Path, tmp_path
     if reason := cpu.missing():
         pytest.skip(reason)
     quantize_folder(readable, tmp_path / "w8", Target("w8", profile="compact"))
-    wanted = int(0.8 * size(tmp_path / "w8"))
+    wanted = int(0.9 * size(tmp_path / "w8"))
     quantize_calibrated(readable, tmp_path / "out", Fit(wanted, "compact"), "gptq", [chats])
     assert size(tmp_path / "out") <= wanted and config_of(tmp_path / "out")["format"] == "mixed-precision"
     ids = list(range(5, 45))

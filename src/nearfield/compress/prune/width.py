@@ -65,8 +65,7 @@ def _inverse(gram: Tensor) -> Tensor:
         damped.diagonal().copy_(gram.diagonal() + (share * mean or 1.0))
         factor, failed = torch.linalg.cholesky_ex(damped)
         if not int(failed):
-            inverse: Tensor = torch.cholesky_inverse(factor)
-            return inverse
+            return torch.cholesky_inverse(factor)
     raise ModelError("the Gram matrix of the inputs cannot be inverted; give more calibration text")
 
 
@@ -92,4 +91,5 @@ def _costs(dense: Tensor, inverse: Tensor, unit: int) -> Tensor:
     count = dense.shape[1] // unit
     blocks = inverse.view(count, unit, count, unit).diagonal(dim1=0, dim2=2).permute(2, 0, 1)   # [units, u, u]
     parts = dense.view(-1, count, unit).permute(1, 2, 0)                                        # [units, u, N]
-    return (parts * torch.linalg.solve(blocks, parts)).sum((1, 2))
+    costs: Tensor = (parts * torch.linalg.solve(blocks, parts)).sum((1, 2))
+    return costs
