@@ -19,6 +19,7 @@ from nearfield.core.errors import ConfigError
 from nearfield.formats.int8 import Int8
 from nearfield.kernels import cpu, select
 from nearfield.kernels.reference.quantized import dequantize
+from nearfield.layers.attention import dense_inputs
 from nearfield.models.decoder import Decoder
 from nearfield.models.loader import choose_storage, load_decoder
 from nearfield.models.registry import read_spec
@@ -58,6 +59,7 @@ def by_library(folder: Path) -> dict[str, torch.Tensor]:
                 held = {end: tensors[f"{layer}.{end}"] for end in ("weight", "weight_packed", "weight_scale",
                                                                    "weight_shape") if f"{layer}.{end}" in tensors}
                 assert layer not in found
+                held["weight_scale"] = held["weight_scale"].float()     # of whose dtype the library's floats are
                 found[layer] = compressor.decompress(held, scheme)["weight"]
     assert found.keys() == layers
     return found
@@ -106,8 +108,6 @@ def test_more_room_leaves_less_error(readable: Path, chats: Path, bounds: tuple[
 
 @torch.inference_mode()
 def states(folder: Path) -> torch.Tensor:
-    from nearfield.layers.attention import dense_inputs
-
     return load(folder).hidden(dense_inputs(torch.arange(3, 43)[None] * 11))
 
 
