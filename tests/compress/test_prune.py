@@ -34,8 +34,9 @@ def text(tmp_path: Path) -> Path:
 
 def by_transformers(folder: Path) -> Any:
     """The model in `folder`, of which every tensor was found and used."""
-    model, told = transformers.AutoModelForCausalLM.from_pretrained(
+    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+    model, told = loaded
     assert not any(told.values()), told
     return model.eval()
 
