@@ -17,21 +17,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from nearfield import LLM, SamplingParams
-from nearfield.bench.divergence import figures
-from nearfield.bench.fidelity import Served, divergence, run_fidelity
+from nearfield.bench.divergence import band, figures
+from nearfield.bench.fidelity import LENGTH, Served, divergence
+from nearfield.bench.footprint import weight_bytes
 from nearfield.compress.calibrated import quantize_calibrated
 from nearfield.compress.folder import quantize_folder
 from nearfield.compress.plan import Target
 from nearfield.compress.quantize.choose import Method
 from nearfield.compress.text import read_text
-from nearfield.core.config import EngineConfig
+from nearfield.core.config import DType, EngineConfig
 from nearfield.formats.compressed import decode, layout
 from nearfield.formats.manifest import read_manifest
 from nearfield.kernels.reference.quantized import dequantize
@@ -47,7 +48,6 @@ from pocket.template import ChatFormat
 from quality import ROOT, context
 
 TOKENS = 16384
-KEPT = ("tokens", "kl", "top1_agreement", "perplexity", "band", "bytes", "backend")
 CANDIDATES: tuple[tuple[str, Method], ...] = (
     ("w4", "rtn"), ("w4", "gptq"), ("w4", "awq"), ("w4", "auto"), ("w8", "rtn"), ("w8", "gptq"))
 
@@ -117,24 +117,24 @@ def unpack(folder: Path, out: Path) -> Path:
     return out
 
 
-def dense_activations(subject: Subject, made: Path, work: Path) -> dict[str, Any]:
-    """The KL of the codes with activations in fp32."""
-    length = min(1024, read_spec(Config.load(subject.folder / "config.json")).max_positions)
-    chunks = read_text([subject.text], load_tokenizer(subject.folder), -(-TOKENS // (length // 2)), length, 2).chunks
-    base = Served.open(subject.folder, EngineConfig.dtype, length)
-    dense = Served.open(unpack(made, work / f"{made.name}-dense"), "fp32", length)
-    return cast(dict[str, Any], figures(divergence(base, dense, chunks, lambda: None))["kl"])
-
-
 def measure(subject: Subject, work: Path) -> Iterator[dict[str, Any]]:
     """A row for each folder."""
+    length = min(LENGTH, read_spec(Config.load(subject.folder / "config.json")).max_positions)
+    chunks = read_text([subject.text], load_tokenizer(subject.folder), -(-TOKENS // (length // 2)), length, 2).chunks
+    base = Served.open(subject.folder, EngineConfig.dtype, length)
+
+    def found(folder: Path, dtype: DType) -> dict[str, Any]:
+        candidate = Served.open(folder, dtype, length)
+        return {**figures(divergence(base, candidate, chunks, lambda: None)), "backend": candidate.backend}
+
     for width, method in CANDIDATES:
         made = work / f"{subject.name}-{width}-{method}"
         make(subject, made, width, method)
-        found = run_fidelity(subject.folder, made, [subject.text], TOKENS, lambda line: None, lambda done, total: None)
-        row = {"model": subject.name, "format": width, "method": method, "text": subject.text.name,
-               **({"group": subject.group} if width == "w4" else {}), **{key: found[key] for key in KEPT}}
-        yield {"kind": "method", **row, "kl_dense_activations": dense_activations(subject, made, work)}
+        told = found(made, EngineConfig.dtype)
+        yield {"kind": "method", "model": subject.name, "format": width, "method": method, "text": subject.text.name,
+               **({"group": subject.group} if width == "w4" else {}), **told, "band": band(told["kl"]["ci95"][1]),
+               "bytes": weight_bytes(made),
+               "kl_dense_activations": found(unpack(made, work / f"{made.name}-dense"), "fp32")["kl"]}
 
 
 def line(row: dict[str, Any]) -> str:
