@@ -23,6 +23,7 @@ COMMANDS = {
     "quantize": "nearfield.cli.quantize",
     "prune": "nearfield.cli.prune",
     "distill": "nearfield.cli.distill",
+    "compress": "nearfield.cli.compress",
     "analyze": "nearfield.cli.analyze",
     "evaluate": "nearfield.cli.evaluate",
     "node": "nearfield.cli.node",

@@ -1,8 +1,8 @@
 """Writing a model again with its matrices as codes: a standard folder (compressed-tensors) from a dense one.
 
 One tensor is in memory at a time. The folder is written under a temporary name beside its own and renamed
-when it is whole, so that there is never half a model. Embeddings, head and norms stay dense:
-vLLM reads them dense only, and here the first two become int8 at load.
+when it is whole, so that there is never half a model. Norms stay dense, and embeddings and head where the plan says
+so: not every version of vLLM reads them otherwise, and here they become int8 at load.
 """
 
 import json
@@ -15,13 +15,12 @@ from typing import Any
 
 from torch import Tensor
 
-from nearfield.compress.plan import Plan, Target, make_plan, stored_name
+from nearfield.compress.plan import Plan, Target, make_plan, packer, stored_name
 from nearfield.compress.report import REPORT, add_section, run_facts
 from nearfield.core.config import format_bytes
 from nearfield.core.errors import ConfigError, ModelError
 from nearfield.formats.checkpoint import PICKLES, Entry
 from nearfield.formats.compressed import encode
-from nearfield.formats.manifest import quantization_config
 from nearfield.formats.shards import SHARD_BYTES, ShardWriter
 
 Progress = Callable[[int, int], None]
@@ -43,9 +42,9 @@ def quantize_folder(source: Path, out: Path, target: Target, *, shard_bytes: int
     plan, start = make_plan(source, target), time.monotonic()
     with made_whole(out) as folder:
         check_space(folder, sum(entry.nbytes for entry in plan.entries().values()))
-        write_model(plan, folder, lambda name: _rounded(plan, name), shard_bytes, progress)
+        write_model(plan, folder, lambda name: rounded(plan, name), shard_bytes, progress)
         add_section(folder / REPORT, "quantize", {
-            **run_facts(plan, {"method": "rtn"}), "seconds": round(time.monotonic() - start, 1)})
+            **run_facts(plan, {**target.recipe, "method": "rtn"}), "seconds": round(time.monotonic() - start, 1)})
 
 
 def check_out(out: Path) -> None:
@@ -73,8 +72,7 @@ def write_model(plan: Plan, folder: Path, made: Callable[[str], Mapping[str, Ten
             yield from made(name).items()
         progress(len(plan.names), len(plan.names))
 
-    described = {**plan.config.data, "quantization_config": quantization_config(plan.target.scheme)}
-    write_files(folder, described, plan.entries(), tensors(), shard_bytes)
+    write_files(folder, plan.described(), plan.entries(), tensors(), shard_bytes)
     copy_others(plan.checkpoint.folder, folder)
 
 
@@ -87,11 +85,16 @@ def write_files(folder: Path, config: Mapping[str, Any], entries: Mapping[str, E
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
+def other_files(parent: Path) -> list[Path]:
+    """The files that are the same of any model made of `parent`: tokenizer, templates, licence. Raises OSError."""
+    return [path for path in sorted(parent.iterdir())       # its folders hold second copies of weights
+            if path.is_file() and path.name not in _OWN and not path.name.endswith(_WEIGHTS)]
+
+
 def copy_others(parent: Path, folder: Path) -> None:
-    """Copy what is the same of any model made of `parent`: tokenizer, templates, licence. Raises OSError."""
-    for path in sorted(parent.iterdir()):       # its folders hold second copies of weights
-        if path.is_file() and path.name not in _OWN and not path.name.endswith(_WEIGHTS):
-            shutil.copyfile(path, folder / path.name)
+    """Copy what is the same of any model made of `parent`. Raises OSError."""
+    for path in other_files(parent):
+        shutil.copyfile(path, folder / path.name)
 
 
 def partial_of(out: Path) -> Path:
@@ -138,11 +141,15 @@ def empty_model(partial: Path) -> Path:
     return folder
 
 
-def _rounded(plan: Plan, name: str) -> dict[str, Tensor]:
-    dense = plan.checkpoint.stored(name)
-    if name not in plan.linears:
-        return {plan.names[name]: dense}
+def rounded(plan: Plan, name: str) -> dict[str, Tensor]:
+    """What is stored of the parent's tensor called `name`: itself, or codes of it by rounding to nearest.
+
+    Raises ModelError for numbers that are not finite.
+    """
+    dense, new = plan.checkpoint.stored(name), plan.names[name]
+    if (scheme := plan.schemes.get(new)) is None:
+        return {new: dense}
     if not bool(dense.isfinite().all()):
         raise ModelError(f"{plan.checkpoint.folder}: tensor {name} holds a number that is not finite; "
                          "such a model cannot be quantised")
-    return {stored_name(name, end): tensor for end, tensor in encode(plan.target.packer.pack(dense)).items()}
+    return {stored_name(new, end): tensor for end, tensor in encode(packer(scheme).pack(dense), scheme).items()}

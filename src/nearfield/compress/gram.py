@@ -14,9 +14,9 @@ _TILE = 1024
 class Gram:
     """Adds up inputs of `columns` numbers. Products are float32, sums over batches of rows float64."""
 
-    def __init__(self, columns: int) -> None:
+    def __init__(self, columns: int, device: torch.device | None = None) -> None:
         self.rows = 0
-        self._sum = torch.zeros(columns, columns, dtype=torch.float64)
+        self._sum = torch.zeros(columns, columns, dtype=torch.float64, device=device)
 
     def add(self, inputs: Tensor) -> None:
         """inputs [T, K] fp32: some thousand rows at once are quickest."""

@@ -1,5 +1,7 @@
 """A dense model's parts from disk, each when it is its turn: memory holds one layer, however large the model."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -13,6 +15,8 @@ from nearfield.models.inventory import EMBED, HEAD
 from nearfield.models.loader import CheckpointSource
 from nearfield.models.weights import DenseWeights
 
+CPU = torch.device("cpu")
+
 
 def embedded(parent: Parent, ids: Tensor) -> Tensor:
     """The hidden states [B T, D] fp32 that ids [B, T] begin with."""
@@ -23,9 +27,9 @@ def embedded(parent: Parent, ids: Tensor) -> Tensor:
     return functional.embedding(ids.flatten(), parent.checkpoint.stored(name)).float()
 
 
-def read_layer(parent: Parent, ops: OpTable, index: int) -> DecoderLayer:
-    """A layer in fp32."""
-    return build_layer(parent.spec, _weights(parent, ops), ops, index)
+def read_layer(parent: Parent, ops: OpTable, index: int, device: torch.device = CPU) -> DecoderLayer:
+    """A layer in fp32, on a device."""
+    return build_layer(parent.spec, _weights(parent, ops, device), ops, index)
 
 
 def read_head(parent: Parent, ops: OpTable) -> tuple[Norm, Linear]:
@@ -36,6 +40,18 @@ def read_head(parent: Parent, ops: OpTable) -> tuple[Norm, Linear]:
     return Norm(weights.vector("model.norm.weight", spec.hidden_size), spec.norm_eps), Linear(ops, head)
 
 
-def _weights(parent: Parent, ops: OpTable) -> DenseWeights:
+@dataclass(frozen=True)
+class _On:
+    """A source of weights on a device."""
+
+    device: torch.device
+    source: CheckpointSource
+
+    def get(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return self.source.get(name, shape).to(self.device)
+
+
+def _weights(parent: Parent, ops: OpTable, device: torch.device = CPU) -> DenseWeights:
     """Opened anew each time: what is mapped of a file counts as this process's memory."""
-    return DenseWeights(CheckpointSource(parent.checkpoint.folder, torch.float32, tied=parent.spec.tie_embeddings), ops)
+    source = CheckpointSource(parent.checkpoint.folder, torch.float32, tied=parent.spec.tie_embeddings)
+    return DenseWeights(_On(device, source), ops)

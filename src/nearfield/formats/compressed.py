@@ -81,21 +81,24 @@ def decode(layer: str, scheme: Scheme, shape: tuple[int, int], tensors: Mapping[
     return PackedWeight(scheme.format, shape, found)
 
 
-def encode(weight: PackedWeight) -> dict[str, Tensor]:
-    """The tensors, by the ends of their names, that store a symmetric int8 weight of one scale a row, or int4."""
+def encode(weight: PackedWeight, scheme: Scheme) -> dict[str, Tensor]:
+    """The tensors, by the ends of their names, that store as `scheme` says a symmetric weight: int8 of one scale a
+    row, or int4."""
     codes, scales = weight.tensors["codes"], weight.tensors["scales"]
-    if weight.format == "int8":
+    if not scheme.packed:
         return {"weight": codes, "weight_scale": scales[:, None]}
-    return {"weight_packed": codes.view(torch.int32), "weight_scale": scales,
+    unsigned = codes if scheme.bits == 4 else codes.view(torch.uint8) ^ 128
+    return {"weight_packed": unsigned.view(torch.int32), "weight_scale": scales.view(len(codes), -1),
             "weight_shape": torch.tensor(weight.shape)}
 
 
 def encoded(scheme: Scheme, rows: int, columns: int) -> dict[str, Entry]:
     """What `encode` will return for a matrix of [rows, columns]."""
+    scales = (Entry((rows, columns // scheme.group), torch.float16) if scheme.group
+              else Entry((rows, 1), torch.float32))
     if not scheme.packed:
-        return {"weight": Entry((rows, columns), torch.int8), "weight_scale": Entry((rows, 1), torch.float32)}
-    return {"weight_packed": Entry((rows, columns // 8), torch.int32),
-            "weight_scale": Entry((rows, columns // (scheme.group or columns)), torch.float16),
+        return {"weight": Entry((rows, columns), torch.int8), "weight_scale": scales}
+    return {"weight_packed": Entry((rows, columns * scheme.bits // 32), torch.int32), "weight_scale": scales,
             "weight_shape": Entry((2,), torch.int64)}
 
 

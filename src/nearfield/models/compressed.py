@@ -12,7 +12,7 @@ from nearfield.formats.compressed import decode, join, layout
 from nearfield.formats.manifest import Manifest, Scheme
 from nearfield.kernels.ops import OpTable, PackedWeight
 from nearfield.models.decoder import ModelWeights
-from nearfield.models.inventory import EMBED, HEAD, take_inventory
+from nearfield.models.inventory import EMBED, take_inventory
 from nearfield.models.spec import ModelSpec
 
 
@@ -42,9 +42,9 @@ class CompressedWeights:
         scheme = common_scheme(self.manifest, parts)
         if scheme is None:
             return self.dense.matrix(parts, columns, table=table)
-        if EMBED in parts:
-            raise ModelError(f"{_layer(EMBED)} is stored as {scheme}, which is not supported of embeddings; leave "
-                             "them dense in the folder: they become int8 at load")
+        if EMBED in parts and (scheme.bits != 8 or scheme.group):
+            raise ModelError(f"{_layer(EMBED)} is stored as {scheme}, which is not supported of embeddings; store them "
+                             "as int8 with a scale a row, or leave them dense: they become int8 at load")
         return self.ops.prepare(join([self._read(name, (rows, columns), scheme) for name, rows in parts.items()]))
 
     def _read(self, name: str, shape: tuple[int, int], scheme: Scheme) -> PackedWeight:
@@ -55,12 +55,12 @@ class CompressedWeights:
 
 
 def stored_formats(manifest: Manifest, spec: ModelSpec) -> tuple[str, ...]:
-    """The formats that the layers' matrices, and a head that is stored as codes, are stored in, each once."""
+    """The formats that the layers' matrices, and a table that is stored as codes, are stored in, each once."""
     found = take_inventory(spec)
     inner = [common_scheme(manifest, parts) for parts in found.linears]
-    head = manifest.scheme(_layer(HEAD)) if HEAD in found.tables else None
+    tables = [common_scheme(manifest, [name]) for name in found.tables]
     names = ["dense" if scheme is None else scheme.format for scheme in inner]
-    return tuple(dict.fromkeys(names if head is None else [*names, head.format]))
+    return tuple(dict.fromkeys(names + [scheme.format for scheme in tables if scheme is not None]))
 
 
 def common_scheme(manifest: Manifest, parts: Collection[str]) -> Scheme | None:
