@@ -17,10 +17,10 @@ from torch import Tensor
 
 from nearfield.core.errors import ModelError
 from nearfield.formats.checkpoint import Entry
-from nearfield.formats.groups import GROUPS
+from nearfield.formats.groups import GROUPS, kernel_group
 from nearfield.formats.manifest import Scheme
 from nearfield.kernels.ops import PackedWeight
-from nearfield.kernels.reference.quantized import INT4_ZERO, pack_int4
+from nearfield.kernels.reference.quantized import INT4_ZERO, pack_int4, unpack_int4
 
 _SCALES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -100,17 +100,52 @@ def encoded(scheme: Scheme, rows: int, columns: int) -> dict[str, Entry]:
 
 
 def join(parts: Sequence[PackedWeight]) -> PackedWeight:
-    """Weights of one format and as many columns, one below the other."""
+    """Codes of as many columns, one below the other, which mean what they meant: int4 beside int8 becomes int8, and
+    scales of larger groups are repeated beside those of smaller ones (in fp16 then, as groups have them)."""
     if len(parts) == 1:
         return parts[0]
+    if len({part.format for part in parts}) > 1:
+        parts = [_widened(part) for part in parts]
+    groups = max(_groups(part) for part in parts)
+    alike = [_spread(part, groups) for part in parts]
+    if any("zeros" in held for held in alike):
+        alike = [{"zeros": torch.full(held["scales"].shape, INT4_ZERO, dtype=torch.uint8), **held} for held in alike]
     shape = (sum(part.shape[0] for part in parts), parts[0].shape[1])
-    return PackedWeight(parts[0].format, shape, {
-        name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
+    return PackedWeight(parts[0].format, shape, {name: torch.cat([held[name] for held in alike]) for name in alike[0]})
+
+
+def _groups(weight: PackedWeight) -> int:
+    """Scales of a row; 0 where int8 has one, in fp32."""
+    scales = weight.tensors["scales"]
+    return 0 if scales.dim() == 1 else scales.shape[1]
+
+
+def _spread(weight: PackedWeight, groups: int) -> dict[str, Tensor]:
+    """The tensors with so many groups a row."""
+    held = dict(weight.tensors)
+    if groups and not _groups(weight):
+        held["scales"] = held["scales"].half()[:, None].expand(-1, groups)
+    elif groups:
+        for name in held.keys() - {"codes"}:
+            held[name] = held[name].repeat_interleave(groups // held[name].shape[1], dim=1)
+    return held
+
+
+def _widened(weight: PackedWeight) -> PackedWeight:
+    """int4 as int8 of the same groups and scales: what is left when the zero point is taken off fits."""
+    if weight.format != "int4":
+        return weight
+    held = dict(weight.tensors)
+    codes = unpack_int4(held["codes"])
+    if (zeros := held.pop("zeros", None)) is not None:
+        taken = (INT4_ZERO - zeros.to(torch.int8)).repeat_interleave(codes.shape[1] // zeros.shape[1], dim=1)
+        codes = codes + taken
+    return PackedWeight("int8", weight.shape, {**held, "codes": codes})
 
 
 def _group(scheme: Scheme, columns: int) -> int | None:
     """The largest group of the kernels that stored groups are made of."""
-    return next((group for group in sorted(GROUPS, reverse=True) if (scheme.group or columns) % group == 0), None)
+    return kernel_group(scheme.group or columns)
 
 
 def _codes(layer: str, scheme: Scheme, tensors: Mapping[str, Tensor]) -> Tensor:
