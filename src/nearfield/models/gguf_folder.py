@@ -6,7 +6,6 @@ file itself (gguf_checkpoint.py). The folder is found by what is in it, so that 
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -70,6 +69,6 @@ def _make(folder: Path, path: Path, small: Mapping[str, bytes]) -> None:
 
 def _sweep(cache: Path) -> None:
     """Remove the folders of files that are gone."""
-    for link in cache.glob(f"*/*/{LINK}"):
-        if not os.path.exists(link):
-            shutil.rmtree(link.parent.parent, ignore_errors=True)
+    for folder in cache.glob("*/*"):
+        if not (folder / LINK).exists():
+            shutil.rmtree(folder.parent, ignore_errors=True)
