@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from nearfield.engine.batch import dense_inputs
 from nearfield.kernels import select
+from nearfield.layers.attention import dense_inputs
 from nearfield.models.decoder import Decoder, build_decoder
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config, ModelSpec
-from nearfield.models.weights import DenseWeights
+from nearfield.models.weights import CastWeights, DenseWeights
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 2048, "hidden_size": 256,
@@ -50,16 +50,6 @@ class _Drawn:
         return self.kept[name]
 
 
-class _Cast:
-    """A WeightSource over given tensors, cast to the computing dtype."""
-
-    def __init__(self, weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-        self._weights, self._dtype = weights, dtype
-
-    def get(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        return self._weights[name].to(self._dtype)
-
-
 def write_config(folder: Path) -> None:
     for name, data in (("config.json", CONFIG), ("generation_config.json", GENERATION)):
         (folder / name).write_text(dumps(data, indent=2) + "\n")
@@ -79,7 +69,7 @@ def starting_weights(spec: ModelSpec, seed: int) -> Weights:
 
 def decoder(spec: ModelSpec, weights: Mapping[str, Tensor], positions: int) -> Decoder:
     ops = select.plain("bf16")
-    return build_decoder(spec, DenseWeights(_Cast(weights, torch.bfloat16), ops), ops, positions)
+    return build_decoder(spec, DenseWeights(CastWeights(weights, torch.bfloat16), ops), ops, positions)
 
 
 def forward(spec: ModelSpec, weights: Mapping[str, Tensor], ids: Tensor) -> Tensor:

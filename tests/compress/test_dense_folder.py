@@ -55,7 +55,7 @@ def test_what_fails_leaves_nothing(parent: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="b is not finite"):
         make_dense(parent, tmp_path / "out", CONFIG, ENTRIES, broken, "unpack", {})
     with pytest.raises(ConfigError, match="needed and .* free; make room"):
-        make_dense(parent, tmp_path / "out", CONFIG, {"a": Entry((1 << 30, 1 << 20), torch.float32)}, made, "unpack", {})
+        make_dense(parent, tmp_path / "out", CONFIG, {"a": Entry((1 << 50,), torch.float32)}, made, "unpack", {})
     with pytest.raises(ConfigError, match="parent: exists already"):
         make_dense(parent, parent, CONFIG, ENTRIES, made, "unpack", {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["parent"]
@@ -64,8 +64,9 @@ def test_what_fails_leaves_nothing(parent: Path, tmp_path: Path) -> None:
 def test_a_folder_of_codes_is_sent_to_unpack(parent: Path) -> None:
     coded = {**CONFIG, "quantization_config": {
         "quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": {"group_0": {
-            "targets": ["Linear"], "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}}},
+            "targets": ["Linear"],
+            "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}}},
         "ignore": ["lm_head"]}}
     (parent / "config.json").write_text(json.dumps(coded))
-    with pytest.raises(ModelError, match=r"parent: is quantised already, as int8.* make it dense first: nearfield unpack"):
+    with pytest.raises(ModelError, match=r"parent: is quantised already, as int8.* dense first: nearfield unpack"):
         read_parent(parent)

@@ -13,6 +13,11 @@ PATH = Path("model/config.json")
 W8, W4 = Scheme(8, None), Scheme(4, 64, packed=True)
 
 
+def said(scheme: Scheme) -> dict[str, Any]:
+    """The config of a model whose layers are all stored alike."""
+    return quantization_config({"model.layers.0.mlp.up_proj": scheme, "model.layers.0.mlp.down_proj": scheme}, {})
+
+
 def read(config: dict[str, Any]) -> Manifest:
     manifest = read_manifest({"quantization_config": config}, PATH)
     assert manifest is not None
@@ -21,7 +26,7 @@ def read(config: dict[str, Any]) -> Manifest:
 
 def changed(scheme: Scheme, key: str, value: Any) -> dict[str, Any]:
     """The config of `scheme` with one key, of path `key`, set."""
-    config = deepcopy(quantization_config(scheme))
+    config = deepcopy(said(scheme))
     *path, last = key.split("/")
     at = config
     for part in path:
@@ -32,7 +37,7 @@ def changed(scheme: Scheme, key: str, value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("scheme", [W8, W4, Scheme(4, 32, packed=True)], ids=str)
 def test_what_is_written_is_read_again(scheme: Scheme) -> None:
-    manifest = read(quantization_config(scheme))
+    manifest = read(said(scheme))
     assert manifest.scheme("model.layers.3.mlp.up_proj") == scheme
     assert manifest.scheme("lm_head") is None
     assert manifest.scheme("model.embed_tokens", "Embedding") is None
@@ -42,7 +47,7 @@ def test_other_libraries_take_it() -> None:
     from compressed_tensors.quantization import QuantizationConfig
 
     for scheme in (W8, W4):
-        read_by_library = QuantizationConfig.model_validate(quantization_config(scheme))
+        read_by_library = QuantizationConfig.model_validate(said(scheme))
         group = read_by_library.config_groups["group_0"]
         assert not isinstance(group, list) and group.weights is not None
         assert (group.weights.num_bits, group.weights.group_size) == (scheme.bits, scheme.group)
@@ -55,7 +60,7 @@ def test_a_folder_that_says_nothing_is_dense() -> None:
 
 
 def test_a_name_counts_before_a_pattern_and_a_pattern_before_a_class() -> None:
-    config = quantization_config(W4)
+    config = said(W4)
     groups = config["config_groups"]
     for name, target, size in (("a", r"re:.*mlp\.", 32), ("b", "model.layers.1.mlp.up_proj", 128)):
         groups[name] = deepcopy(groups["group_0"])

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 
 from nearfield import LLM
 from nearfield.core.errors import ConfigError, ModelError
-from nearfield.engine.batch import dense_inputs
 from nearfield.formats.codecs import ROUNDED
 from nearfield.formats.dense import Dense
 from nearfield.formats.int8 import Int8
 from nearfield.kernels import cpu, select
+from nearfield.layers.attention import dense_inputs
 from nearfield.layers.rotary import RopeSpec, frequencies
 from nearfield.models.decoder import Decoder
 from nearfield.models.gguf_folder import LINK
@@ -83,7 +83,7 @@ def test_a_file_of_each_family_is_the_model_that_it_was_made_of(family: str, tmp
                                       / frequencies(RopeSpec(500000.0, "ramp", 32.0), 16)).float()
     write_gguf(path, config, tensors, lambda name: Type.F32, extra=extra, **keys)
     made, want = load(path), load(tmp_path / "folder")
-    assert (made.spec.rope, made.spec.norm_eps) == (want.spec.rope, pytest.approx(want.spec.norm_eps, rel=1e-6))
+    assert made.spec.rope == want.spec.rope and made.spec.norm_eps == pytest.approx(want.spec.norm_eps, rel=1e-6)
     assert torch.equal(logits(made), logits(want))
     assert find_model(path).name == "model"
 
@@ -138,8 +138,8 @@ def test_the_kernels_serve_a_file(tmp_path: Path) -> None:
         pytest.skip(reason)
     floats = write_gguf(tmp_path / "model.gguf", CONFIG, small_tensors(dtype=torch.float32), only(Type.Q4_0))
     save_model(tmp_path / "twin", floats, torch_dtype="float32")
-    made, twin = (LLM(tmp_path / name, tokenizer=None, kv_memory="1MiB", threads=1, dtype="fp32", weights=weights)
-                  for name, weights in (("model.gguf", None), ("twin", "dense")))
+    made, twin = (LLM(tmp_path / name, tokenizer=None, kv_memory="1MiB", threads=1, dtype="fp32")
+                  for name in ("model.gguf", "twin"))
     assert made.loaded.name == "model" and str(made.loaded.ops.profile).startswith("cpu-w4a8")
     ids = IDS.tolist() * 5
     assert made.score(ids)[1:] == pytest.approx(twin.score(ids)[1:], abs=0.3)      # activations are int8 in one
@@ -207,7 +207,7 @@ def test_missing_foreign_and_misshapen_tensors_are_named(tmp_path: Path) -> None
             ({"model.embed_tokens.weight": None}, "tensor token_embd.weight is missing"),
             ({"model.norm.weight": torch.ones(64)}, r"output_norm.weight is \[64\], the file's keys make it \[128\]"),
             ({"model.layers.7.mlp.up_proj.weight": torch.ones(32, 32)}, "1 tensors have no place")):
-        changed = {name: t for name, t in {**tensors, **change}.items() if t is not None}  # type: ignore[dict-item]
+        changed = {name: t for name, t in {**tensors, **change}.items() if t is not None}
         write_gguf(path, CONFIG, changed, only(Type.F16))
         with pytest.raises(ModelError, match=message):
             load(path)

@@ -11,9 +11,10 @@ import transformers
 from nearfield.cache.store import DenseKV
 from nearfield.core.config import DType
 from nearfield.core.plan import Row, StepPlan
-from nearfield.engine.batch import build_inputs, dense_inputs
+from nearfield.engine.batch import build_inputs
 from nearfield.kernels import select
 from nearfield.kernels.ops import KVShape, OpTable
+from nearfield.layers.attention import dense_inputs
 from nearfield.models.decoder import Decoder
 from nearfield.models.loader import load_decoder
 from nearfield.models.registry import read_spec

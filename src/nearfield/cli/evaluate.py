@@ -29,9 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from nearfield.bench.fidelity import run_fidelity
-    from nearfield.bench.fidelity_page import page
-    from nearfield.compress.report import FIDELITY, REPORT, add_section
+    from nearfield.bench.fidelity_report import report_fidelity
+    from nearfield.compress.report import REPORT
     from nearfield.models.loader import find_model
 
     base, candidate = find_model(args.base), find_model(args.candidate)
@@ -40,14 +39,12 @@ def run(args: argparse.Namespace) -> int:
     folder = args.report or candidate
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; make it first")
-    with tqdm(desc="reading", unit="chunk", disable=None, leave=False) as bar:   # shown on a terminal only
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-        result = run_fidelity(base, candidate, args.text, args.tokens, _report, show)
     try:
-        add_section(folder / REPORT, FIDELITY, result)
-        (folder / "report.html").write_text(page(result), "utf-8")
+        with tqdm(desc="reading", unit="chunk", disable=None, leave=False) as bar:   # shown on a terminal only
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+            result = report_fidelity(base, candidate, folder, args.text, args.tokens, told, show)
     except OSError as error:
         raise ConfigError(f"{error.filename or folder}: cannot be written ({error.strerror}); give another place with "
                           "--report") from None
@@ -78,6 +75,6 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _report(line: str) -> None:
+def told(line: str) -> None:
     """Say on stderr what is being done."""
     print(f"evaluate: {line}", file=sys.stderr, flush=True)

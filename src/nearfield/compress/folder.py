@@ -1,8 +1,8 @@
 """Writing a model again with its matrices as codes: a standard folder (compressed-tensors) from a dense one.
 
 One tensor is in memory at a time. The folder is written under a temporary name beside its own and renamed
-when it is whole, so that there is never half a model. Embeddings, head and norms stay dense:
-vLLM reads them dense only, and here the first two become int8 at load.
+when it is whole, so that there is never half a model. Norms stay dense, and embeddings and head where the plan says
+so: not every version of vLLM reads them otherwise, and here they become int8 at load.
 """
 
 import json
@@ -15,19 +15,20 @@ from typing import Any
 
 from torch import Tensor
 
-from nearfield.compress.plan import Plan, Target, make_plan, stored_name
+from nearfield.compress.plan import Plan, Target, make_plan, packer, stored_name
 from nearfield.compress.report import REPORT, add_section, run_facts
 from nearfield.core.config import format_bytes
 from nearfield.core.errors import ConfigError, ModelError
 from nearfield.formats.checkpoint import PICKLES, Entry
 from nearfield.formats.compressed import encode
-from nearfield.formats.manifest import quantization_config
 from nearfield.formats.shards import SHARD_BYTES, ShardWriter
 
 Progress = Callable[[int, int], None]
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin.index.json", ".gguf", ".onnx", ".h5", ".msgpack", *PICKLES)
 _OWN = ("config.json", "report.html")
 """Files that are not the parent's to give: one is written anew, the other is of the parent's measurements."""
+
+_MODEL = "model"
 
 
 def quantize_folder(source: Path, out: Path, target: Target, *, shard_bytes: int = SHARD_BYTES,
@@ -41,9 +42,9 @@ def quantize_folder(source: Path, out: Path, target: Target, *, shard_bytes: int
     plan, start = make_plan(source, target), time.monotonic()
     with made_whole(out) as folder:
         check_space(folder, sum(entry.nbytes for entry in plan.entries().values()))
-        write_model(plan, folder, lambda name: _rounded(plan, name), shard_bytes, progress)
+        write_model(plan, folder, lambda name: rounded(plan, name), shard_bytes, progress)
         add_section(folder / REPORT, "quantize", {
-            **run_facts(plan, {"method": "rtn"}), "seconds": round(time.monotonic() - start, 1)})
+            **run_facts(plan, {**target.recipe, "method": "rtn"}), "seconds": round(time.monotonic() - start, 1)})
 
 
 def check_out(out: Path) -> None:
@@ -71,8 +72,7 @@ def write_model(plan: Plan, folder: Path, made: Callable[[str], Mapping[str, Ten
             yield from made(name).items()
         progress(len(plan.names), len(plan.names))
 
-    described = {**plan.config.data, "quantization_config": quantization_config(plan.target.scheme)}
-    write_files(folder, described, plan.entries(), tensors(), shard_bytes)
+    write_files(folder, plan.described(), plan.entries(), tensors(), shard_bytes)
     copy_others(plan.checkpoint.folder, folder)
 
 
@@ -85,11 +85,16 @@ def write_files(folder: Path, config: Mapping[str, Any], entries: Mapping[str, E
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
+def other_files(parent: Path) -> list[Path]:
+    """The files that are the same of any model made of `parent`: tokenizer, templates, licence. Raises OSError."""
+    return [path for path in sorted(parent.iterdir())       # its folders hold second copies of weights
+            if path.is_file() and path.name not in _OWN and not path.name.endswith(_WEIGHTS)]
+
+
 def copy_others(parent: Path, folder: Path) -> None:
-    """Copy what is the same of any model made of `parent`: tokenizer, templates, licence. Raises OSError."""
-    for path in sorted(parent.iterdir()):       # its folders hold second copies of weights
-        if path.is_file() and path.name not in _OWN and not path.name.endswith(_WEIGHTS):
-            shutil.copyfile(path, folder / path.name)
+    """Copy what is the same of any model made of `parent`. Raises OSError."""
+    for path in other_files(parent):
+        shutil.copyfile(path, folder / path.name)
 
 
 def partial_of(out: Path) -> Path:
@@ -113,11 +118,38 @@ def made_whole(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _rounded(plan: Plan, name: str) -> dict[str, Tensor]:
-    dense = plan.checkpoint.stored(name)
-    if name not in plan.linears:
-        return {plan.names[name]: dense}
+@contextmanager
+def made_in_steps(out: Path) -> Iterator[Path]:
+    """A folder for what a long run finishes on its way; when the block ends, `model` in it (see `empty_model`) becomes
+    `out`, and the rest goes. Where the block fails, all stays for the same command to continue with."""
+    partial = partial_of(out)
+    try:
+        partial.mkdir(exist_ok=True)
+        yield partial
+        (partial / _MODEL).rename(out)
+    except OSError as error:
+        raise ConfigError(f"{error.filename or partial}: cannot be written ({error.strerror}); make room, and the same "
+                          "command continues with the layers that are finished, or give another place") from None
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def empty_model(partial: Path) -> Path:
+    """The empty folder in `partial` for the whole model. Raises OSError."""
+    folder = partial / _MODEL
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+def rounded(plan: Plan, name: str) -> dict[str, Tensor]:
+    """What is stored of the parent's tensor called `name`: itself, or codes of it by rounding to nearest.
+
+    Raises ModelError for numbers that are not finite.
+    """
+    dense, new = plan.checkpoint.stored(name), plan.names[name]
+    if (scheme := plan.schemes.get(new)) is None:
+        return {new: dense}
     if not bool(dense.isfinite().all()):
         raise ModelError(f"{plan.checkpoint.folder}: tensor {name} holds a number that is not finite; "
                          "such a model cannot be quantised")
-    return {stored_name(name, end): tensor for end, tensor in encode(plan.target.packer.pack(dense)).items()}
+    return {stored_name(new, end): tensor for end, tensor in encode(packer(scheme).pack(dense), scheme).items()}

@@ -14,9 +14,9 @@ _TILE = 1024
 class Gram:
     """Adds up inputs of `columns` numbers. Products are float32, sums over batches of rows float64."""
 
-    def __init__(self, columns: int) -> None:
+    def __init__(self, columns: int, device: torch.device | None = None) -> None:
         self.rows = 0
-        self._sum = torch.zeros(columns, columns, dtype=torch.float64)
+        self._sum = torch.zeros(columns, columns, dtype=torch.float64, device=device)
 
     def add(self, inputs: Tensor) -> None:
         """inputs [T, K] fp32: some thousand rows at once are quickest."""
@@ -36,3 +36,10 @@ def row_errors(change: Tensor, gram: Tensor) -> Tensor:
     """e H e^T for each row e of the change [N, K] of a matrix: the mean squared error [N] of its output."""
     change = change.to(gram.dtype)
     return ((change @ gram) * change).sum(-1)
+
+
+def output_error(made: Tensor, dense: Tensor, gram: Tensor) -> float:
+    """The mean squared error of the output that `made` [N, K] makes in place of `dense`, as a share of the mean square
+    of that output."""
+    whole = float(row_errors(dense, gram).sum())
+    return float(row_errors(made - dense, gram).sum()) / whole if whole else 0.0

@@ -20,10 +20,9 @@ FIDELITY = "fidelity"
 
 def run_facts(plan: Plan, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the codes, and what they will take: recipe, the parent's files, versions, bytes."""
-    target = plan.target
     entries = plan.entries().values()
     return {
-        "recipe": {"format": target.format, **({"group": target.group} if target.format == "w4" else {}), **recipe},
+        "recipe": recipe,
         "parent": parent_facts(plan.checkpoint),
         "versions": versions(),
         "bytes": {"before": sum(plan.checkpoint.entry(name).nbytes for name in plan.names),
@@ -33,7 +32,7 @@ def run_facts(plan: Plan, recipe: Mapping[str, Any]) -> dict[str, Any]:
 def parent_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     """What something is made of: the folder's name, the hashes of config.json and of the weights."""
     files = (checkpoint.folder / "config.json", *checkpoint.files())
-    return {"name": checkpoint.folder.resolve().name, "sha256": {path.name: _digest(path) for path in files}}
+    return {"name": checkpoint.folder.resolve().name, "sha256": {path.name: digest(path) for path in files}}
 
 
 def versions() -> dict[str, str]:
@@ -58,6 +57,7 @@ def add_section(path: Path, name: str, facts: Mapping[str, Any]) -> None:
     unfinished.replace(path)
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """The sha256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +51,12 @@ def read_text(files: Sequence[Path], tokenizer: Tokenizer, count: int, length: i
 def passages(text: Text, tokenizer: Tokenizer) -> set[int]:
     """Hashes of the passages of the chunks: runs of WORDS words, one in eight."""
     return {mark for row in text.chunks.tolist() for mark in _passages(tokenizer.decode(row))}
+
+
+def text_facts(text: Text, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a report tells of a text that something was made by: enough to know it again."""
+    return {"sha256": dict(text.hashes), "tokens": text.chunks.numel(),
+            "passages": pack_passages(passages(text, tokenizer))}
 
 
 def overlap(passages: set[int], others: Iterable[int]) -> float:

@@ -79,7 +79,7 @@ class Walk:
         attn, mlp, linear = layer.attn, layer.mlp, self._ops.linear
         linear_qkv, norm = self._changed(qkv, attn.qkv, attn.norm, change, (
             self._ops.rms_norm(states[rows], attn.norm) for rows in self._batches(states)))
-        mixed = torch.empty(len(states), attn.out.weight.shape[1])
+        mixed = torch.empty(len(states), attn.out.weight.shape[1], device=states.device)
         for rows in self._batches(states):
             mixed[rows] = self._attend(layer, linear_qkv(states[rows], norm=norm))
         linear_out, _ = self._changed(out, attn.out, None, change, (mixed[rows] for rows in self._batches(states)))
@@ -97,22 +97,23 @@ class Walk:
 
     def _changed(self, site: Site, linear: Linear, norm: Norm | None, change: Change,
                  inputs: Iterator[Tensor]) -> tuple[Linear, Norm | None]:
-        gram = Gram(linear.weight.shape[1])
+        dense = linear.weight.tensors["weight"]
+        gram = Gram(dense.shape[1], dense.device)
         for batch in inputs:
             gram.add(batch)
         found = gram.matrix()
         if not bool(found.diagonal().isfinite().all()):
             raise ModelError(f"{site.label}: its input, computed from the calibration text, is not finite; the "
                              "checkpoint is damaged, or a layer before it overflows")
-        dense, scale = change(site, linear.weight.tensors["weight"], None if norm is None else norm.weight, found)
-        made = replace(linear, weight=PackedWeight("dense", linear.weight.shape, {"weight": dense}))
-        return made, norm if norm is None or scale is None else replace(norm, weight=scale)
+        made, scale = change(site, dense, None if norm is None else norm.weight, found)
+        changed = replace(linear, weight=PackedWeight("dense", linear.weight.shape, {"weight": made}))
+        return changed, norm if norm is None or scale is None else replace(norm, weight=scale)
 
     def _attend(self, layer: DecoderLayer, qkv: Tensor) -> Tensor:
         count = len(qkv) // self._length
         plan = AttnPlan(tuple(AttnRow(i * self._length, self._length, 0, ()) for i in range(count)))
-        rotation = self._rotary.at(torch.arange(self._length).repeat(count))
-        return self._ops.attention(qkv, layer.attn.heads, rotation, None, plan)
+        cos, sin = self._rotary.at(torch.arange(self._length).repeat(count))
+        return self._ops.attention(qkv, layer.attn.heads, (cos.to(qkv.device), sin.to(qkv.device)), None, plan)
 
     def _batches(self, states: Tensor) -> Iterator[slice]:
         """Whole rows of text."""

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from nearfield.cache.store import KVStore
 from nearfield.core.plan import Row, StepPlan
@@ -24,13 +23,6 @@ def whole_inputs(tokens: Sequence[TokenId], kv: KVStore, page_size: int) -> Step
     """One row from position 0, in the first pages of a cache that nobody else uses: to look at a model by itself."""
     pages = tuple(range(-(-len(tokens) // page_size)))
     return build_inputs(StepPlan((Row("whole", tuple(tokens), 0, pages, sample=True),)), kv, page_size)
-
-
-def dense_inputs(tokens: Tensor) -> StepInputs:
-    """Rows [B, T] of tokens that start at position 0 and use no cache, as training does."""
-    count, length = tokens.shape
-    rows = tuple(AttnRow(i * length, length, 0, ()) for i in range(count))
-    return StepInputs(tokens.flatten(), torch.arange(length).repeat(count), AttnPlan(rows), None)
 
 
 def last_tokens(plan: StepPlan) -> list[int]:

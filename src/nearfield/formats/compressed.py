@@ -81,22 +81,37 @@ def decode(layer: str, scheme: Scheme, shape: tuple[int, int], tensors: Mapping[
     return PackedWeight(scheme.format, shape, found)
 
 
-def encode(weight: PackedWeight) -> dict[str, Tensor]:
-    """The tensors, by the ends of their names, that store a symmetric int8 weight of one scale a row, or int4."""
+def encode(weight: PackedWeight, scheme: Scheme) -> dict[str, Tensor]:
+    """The tensors, by the ends of their names, that store a weight as `scheme` says: int8, packed or with one scale a
+    row, or packed int4, with zero points where it is not symmetric."""
     codes, scales = weight.tensors["codes"], weight.tensors["scales"]
-    if weight.format == "int8":
-        return {"weight": codes, "weight_scale": scales[:, None]}
-    return {"weight_packed": codes.view(torch.int32), "weight_scale": scales,
-            "weight_shape": torch.tensor(weight.shape)}
-
-
-def encoded(scheme: Scheme, rows: int, columns: int) -> dict[str, Entry]:
-    """What `encode` will return for a matrix of [rows, columns]."""
     if not scheme.packed:
-        return {"weight": Entry((rows, columns), torch.int8), "weight_scale": Entry((rows, 1), torch.float32)}
-    return {"weight_packed": Entry((rows, columns // 8), torch.int32),
-            "weight_scale": Entry((rows, columns // (scheme.group or columns)), torch.float16),
-            "weight_shape": Entry((2,), torch.int64)}
+        return {"weight": codes, "weight_scale": scales[:, None]}
+    unsigned = codes if scheme.bits == 4 else codes.contiguous().view(torch.uint8) ^ 128
+    found = {"weight_packed": unsigned.contiguous().view(torch.int32), "weight_scale": scales.view(len(codes), -1),
+             "weight_shape": torch.tensor(weight.shape)}
+    return found if scheme.symmetric else {**found, "weight_zero_point": _packed_zeros(weight.tensors["zeros"])}
+
+
+def encoded(scheme: Scheme, rows: int, columns: int, scales: torch.dtype = torch.float16) -> dict[str, Entry]:
+    """What `encode` will return for a matrix of [rows, columns]. scales: the dtype of those of groups."""
+    scale = Entry((rows, columns // scheme.group), scales) if scheme.group else Entry((rows, 1), torch.float32)
+    if not scheme.packed:
+        return {"weight": Entry((rows, columns), torch.int8), "weight_scale": scale}
+    found = {"weight_packed": Entry((rows, columns * scheme.bits // 32), torch.int32), "weight_scale": scale,
+             "weight_shape": Entry((2,), torch.int64)}
+    return found if scheme.symmetric else {
+        **found, "weight_zero_point": Entry((-(-rows // 8), scale.shape[1]), torch.int32)}
+
+
+def split(packed: PackedWeight, parts: Mapping[str, tuple[int, int]]) -> dict[str, PackedWeight]:
+    """The matrices that lie one below the other in `packed`, by name."""
+    found, first = {}, 0
+    for name, shape in parts.items():
+        rows = slice(first, first + shape[0])
+        found[name] = PackedWeight(packed.format, shape, {end: held[rows] for end, held in packed.tensors.items()})
+        first += shape[0]
+    return found
 
 
 def join(parts: Sequence[PackedWeight]) -> PackedWeight:
@@ -167,3 +182,9 @@ def _zeros(scheme: Scheme, rows: int, stored: Tensor) -> Tensor:
         return (stored + INT4_ZERO).to(torch.uint8)
     down = stored.T.contiguous().view(torch.uint8)                                     # [groups, rows / 2, padded]
     return torch.stack((down & 15, down >> 4), dim=-1).flatten(1)[:, :rows].T.contiguous()
+
+
+def _packed_zeros(zeros: Tensor) -> Tensor:
+    """The inverse of `_zeros` for packed codes: [rows, groups] uint8 to int32 [rows / 8, groups]."""
+    down = torch.nn.functional.pad(zeros.T, (0, -len(zeros) % 8))                      # [groups, rows]
+    return (down[:, 0::2] | (down[:, 1::2] << 4)).contiguous().view(torch.int32).T.contiguous()

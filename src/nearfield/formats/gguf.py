@@ -29,7 +29,7 @@ Value = int | float | bool | str | list[int] | list[float] | list[bool] | list[s
 
 _SCALARS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "<u1", 10: "<u8", 11: "<i8",
             12: "<f8"}
-_BOOL, _STRING, _ARRAY = 7, 8, 9
+_FLOAT32, _BOOL, _STRING, _ARRAY = 6, 7, 8, 9
 _MAX_DIMS, _ALIGNMENT = 4, 32
 
 
@@ -145,8 +145,10 @@ class _Header:
             return self.array()
         if kind not in _SCALARS:
             self.refuse(f"has a value of unknown type {kind}; the file is damaged, copy it again")
-        number = np.frombuffer(self.take(np.dtype(_SCALARS[kind]).itemsize), _SCALARS[kind])[0].item()
-        return bool(number) if kind == _BOOL else number
+        number = np.frombuffer(self.take(np.dtype(_SCALARS[kind]).itemsize), _SCALARS[kind])[0]
+        if kind == _FLOAT32:
+            return float(str(number))       # 1e-6 as it was meant, not as it was rounded
+        return bool(number) if kind == _BOOL else number.item()
 
     def array(self) -> Value:
         kind = self.number(4)

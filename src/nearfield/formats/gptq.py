@@ -36,9 +36,9 @@ def layout(layer: str, scheme: Scheme, rows: int, columns: int) -> dict[str, Sto
 
 
 def decode(layer: str, scheme: Scheme, shape: tuple[int, int], tensors: Mapping[str, Tensor]) -> PackedWeight:
-    """As compressed.decode: int4 with zero points where they are not the middle, or int8; scales as stored.
+    """As compressed.decode: int4, with zero points where it is not symmetric, or int8; scales as stored.
 
-    Raises ModelError for columns out of order, and for zero points in int8.
+    Raises ModelError for columns out of order, and for zero points where config.json, or int8, has none.
     """
     rows, columns = shape
     codes, zeros, scales, owner = _parts(layer, scheme, tensors)
@@ -46,16 +46,13 @@ def decode(layer: str, scheme: Scheme, shape: tuple[int, int], tensors: Mapping[
         raise ModelError(f"{layer}.g_idx has columns out of order, which config.json does not say; set desc_act to "
                          "true in its quantization_config")
     middle = 1 << (scheme.bits - 1)
-    found = {"scales": scales}
-    if scheme.bits == 4:
-        found["codes"] = codes[:, 0::2] | (codes[:, 1::2] << 4)
-        if bool((zeros != middle).any()):
-            found["zeros"] = zeros
-    elif bool((zeros != middle).any()):
-        raise ModelError(f"{layer}.qzeros holds zero points, which int8 has not here; `nearfield unpack` makes the "
-                         "floats of the model")
-    else:
-        found["codes"] = (codes ^ middle).view(torch.int8)
+    if (scheme.symmetric or scheme.bits == 8) and bool((zeros != middle).any()):
+        raise ModelError(f"{layer}.qzeros holds zero points, which are supported of 4 bits only, and where config.json "
+                         "has sym false; `nearfield unpack` makes the floats of the model")
+    found = {"scales": scales, "codes": (codes ^ middle).view(torch.int8) if scheme.bits == 8 else
+             codes[:, 0::2] | (codes[:, 1::2] << 4)}
+    if not scheme.symmetric and scheme.bits == 4:
+        found["zeros"] = zeros
     size = scheme.group or columns
     repeats = size // (kernel_group(size) or size)
     return PackedWeight(scheme.format, (rows, columns), {

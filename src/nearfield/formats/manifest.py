@@ -7,7 +7,7 @@ AWQ and GPTQ, as AutoAWQ and GPTQModel write them; and gguf, with which models/g
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +18,8 @@ METHOD = "compressed-tensors"
 AWQ, GPTQ, GPTQ_V2, GGUF = "awq", "gptq", "gptq_v2", "gguf"
 EXACT_GGUF = {"Q4_0": 4, "Q8_0": 8}
 """The types of GGUF that a format here means the same as, and their bits."""
-_INTS, _PACKED = "int-quantized", "pack-quantized"
+HEAD = "lm_head"
+_INTS, _PACKED, _MIXED = "int-quantized", "pack-quantized", "mixed-precision"
 _REMEDY = "give the folder of the unquantised model, or one that `nearfield quantize` made of it"
 _WEIGHT_KEYS = {"num_bits", "type", "symmetric", "strategy", "group_size", "block_structure", "dynamic", "actorder",
                 "observer", "observer_kwargs", "scale_dtype", "zp_dtype"}
@@ -84,19 +85,37 @@ class Manifest:
         return "; ".join(dict.fromkeys(str(scheme) for _, scheme in self.rules)) + f" ({self.method})"
 
 
-def quantization_config(scheme: Scheme) -> dict[str, Any]:
-    """What says in config.json that all linear layers but the head are stored in `scheme`.
+def quantization_config(inner: Mapping[str, Scheme], tables: Mapping[str, Scheme],
+                        dense: Sequence[str] = ()) -> dict[str, Any]:
+    """What says in config.json how the layers' matrices are stored, all of them but `dense`, and those of the
+    embeddings and the head that are stored as codes; by the names of modules.
 
-    With int8, activations are to become int8 a token; with int4 that is left to whoever serves.
+    A byte a code with a scale a row asks for activations that become int8 a token, as others know it; of packed codes
+    that is left to whoever serves.
     """
-    shared = {"strategy": "group", "group_size": scheme.group} if scheme.group else {"strategy": "channel"}
-    weights = {"num_bits": scheme.bits, "type": "int", "symmetric": True, **shared, "dynamic": False}
-    inputs = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
-    group = {"targets": ["Linear"], "weights": weights, "input_activations": inputs if scheme.bits == 8 else None,
-             "output_activations": None}
-    return {"quant_method": METHOD, "format": _PACKED if scheme.packed else _INTS,
-            "quantization_status": "compressed", "config_groups": {"group_0": group}, "ignore": ["lm_head"],
+    groups: dict[str, dict[str, Any]] = {}
+    for scheme in sorted(set(inner.values()), key=str):
+        alike = ["Linear"] if len(set(inner.values())) == 1 else [name for name in inner if inner[name] == scheme]
+        groups[f"group_{len(groups)}"] = _group(scheme, alike)
+    for name, scheme in tables.items():
+        # Readers of quantised embeddings look for the class; that of the head is that of all other layers.
+        groups[f"group_{len(groups)}"] = _group(scheme, [name if name == HEAD else "Embedding"])
+    layouts = {group["format"] for group in groups.values()}
+    if len(layouts) == 1:
+        for group in groups.values():
+            del group["format"]
+    return {"quant_method": METHOD, "format": layouts.pop() if len(layouts) == 1 else _MIXED,
+            "quantization_status": "compressed", "config_groups": groups,
+            "ignore": [*dense, *([] if HEAD in tables else [HEAD])],
             "kv_cache_scheme": None}
+
+
+def _group(scheme: Scheme, targets: list[str]) -> dict[str, Any]:
+    shared = {"strategy": "group", "group_size": scheme.group} if scheme.group else {"strategy": "channel"}
+    weights = {"num_bits": scheme.bits, "type": "int", "symmetric": scheme.symmetric, **shared, "dynamic": False}
+    inputs = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+    return {"targets": targets, "weights": weights, "input_activations": None if scheme.packed else inputs,
+            "output_activations": None, "format": _PACKED if scheme.packed else _INTS}
 
 
 def read_manifest(config: Mapping[str, Any], path: Path) -> Manifest | None:

@@ -77,6 +77,12 @@ class ShardWriter:
             (self._folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
+def file_bytes(entries: Mapping[str, Entry], limit: int = SHARD_BYTES) -> int:
+    """Bytes of the files of weights that a ShardWriter will make."""
+    return sum(len(_header({name: entries[name] for name in names})[0]) + sum(entries[name].nbytes for name in names)
+               for names in _shards(entries, limit))
+
+
 def _shards(entries: Mapping[str, Entry], limit: int) -> list[list[str]]:
     shards: list[list[str]] = [[]]
     size = 0

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from nearfield.cache.store import KVStore
-from nearfield.kernels.ops import AttnPlan, Heads, Norm, OpTable
+from nearfield.kernels.ops import AttnPlan, AttnRow, Heads, Norm, OpTable
 from nearfield.layers.linear import Linear
 
 
@@ -20,6 +21,13 @@ class StepInputs:
     positions: Tensor
     attn: AttnPlan
     kv: KVStore | None
+
+
+def dense_inputs(tokens: Tensor) -> StepInputs:
+    """Rows [B, T] of tokens that start at position 0 and use no cache, as training does."""
+    count, length = tokens.shape
+    rows = tuple(AttnRow(i * length, length, 0, ()) for i in range(count))
+    return StepInputs(tokens.flatten(), torch.arange(length).repeat(count), AttnPlan(rows), None)
 
 
 @dataclass(frozen=True)

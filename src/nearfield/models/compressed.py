@@ -13,7 +13,7 @@ from nearfield.formats.compressed import join
 from nearfield.formats.manifest import Manifest, Scheme
 from nearfield.kernels.ops import OpTable, PackedWeight
 from nearfield.models.decoder import ModelWeights
-from nearfield.models.inventory import EMBED, HEAD, take_inventory
+from nearfield.models.inventory import EMBED, take_inventory
 from nearfield.models.spec import ModelSpec
 
 
@@ -43,9 +43,9 @@ class CompressedWeights:
         schemes = schemes_of(self.manifest, parts)
         if not schemes:
             return self.dense.matrix(parts, columns, table=table)
-        if EMBED in parts:
+        if EMBED in parts and (schemes[EMBED].format != "int8" or schemes[EMBED].group):
             raise ModelError(f"{_layer(EMBED)} is stored as {schemes[EMBED]}, which is not supported of embeddings; "
-                             "leave them dense in the folder: they become int8 at load")
+                             "store them as int8 with a scale a row, or leave them dense: they become int8 at load")
         read = [self._read(name, (rows, columns), schemes[name]) for name, rows in parts.items()]
         return self.ops.prepare(join(read))
 
@@ -64,11 +64,11 @@ class CompressedWeights:
 
 
 def stored_formats(manifest: Manifest, spec: ModelSpec) -> tuple[str, ...]:
-    """The formats that the layers' matrices, and a head that is stored as codes, become, each once."""
+    """The formats that the layers' matrices, and a table that is stored as codes, become, each once."""
     found = take_inventory(spec)
-    head = [_format(manifest, [HEAD])] if HEAD in found.tables else []
     inner = [_format(manifest, parts) or "dense" for parts in found.linears]
-    return tuple(dict.fromkeys([*inner, *filter(None, head)]))
+    tables = [_format(manifest, [name]) for name in found.tables]
+    return tuple(dict.fromkeys([*inner, *filter(None, tables)]))
 
 
 def schemes_of(manifest: Manifest, parts: Collection[str]) -> dict[str, Scheme]:

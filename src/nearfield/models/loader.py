@@ -116,6 +116,11 @@ class CheckpointSource:
                 and not (name.endswith(".bias") and not self._checkpoint.stored(name).any())]
 
 
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the files of weights in a folder."""
+    return sum(file.stat().st_size for ending in ("safetensors", "gguf") for file in folder.glob(f"*.{ending}"))
+
+
 def is_redundant(name: str, *, tied: bool) -> bool:
     """Whether a tensor says again what the model knows: a tied head, frequencies of rotation."""
     return (tied and name == HEAD) or name.endswith("rotary_emb.inv_freq")

@@ -35,6 +35,17 @@ class WeightSource(Protocol):
         ...
 
 
+class CastWeights:
+    """A WeightSource over a training loop's own tensors, cast to the dtype that computes: gradients flow through the
+    casts, so that what is trained is what will be served."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+        self._tensors, self._dtype = tensors, dtype
+
+    def get(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return self._tensors[name].to(self._dtype)
+
+
 @dataclass(frozen=True)
 class DenseWeights:
     """ModelWeights from dense tensors, each matrix packed in its format as it is asked for."""

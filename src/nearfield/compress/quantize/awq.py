@@ -28,7 +28,7 @@ class Awq:
     """
 
     def __init__(self, norm: Tensor | None, gram: Tensor) -> None:
-        self.norm, self.factors = norm, torch.ones(len(gram))
+        self.norm, self.factors = norm, torch.ones(len(gram), device=gram.device)
         self._gram = gram
 
     def __call__(self, dense: Tensor, group: int, low: int, high: int,
@@ -51,7 +51,7 @@ class Awq:
 
 def _candidates(norm: Tensor | None, gram: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Factors, and the norm divided by them: one that bfloat16 and float16 hold, so that they match exactly."""
-    yield torch.ones(len(gram)), norm
+    yield torch.ones(len(gram), device=gram.device), norm
     if norm is None:
         return
     size = gram.diagonal().sqrt().float()

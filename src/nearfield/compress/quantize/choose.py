@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from nearfield.compress.gram import row_errors
+from nearfield.compress.gram import output_error
 from nearfield.compress.quantize.awq import Awq
 from nearfield.compress.quantize.gptq import gptq
 from nearfield.formats.base import WeightFormat
@@ -42,11 +42,6 @@ def _one(method: Method, packer: WeightFormat, dense: Tensor, norm: Tensor | Non
     if method == "awq":
         rounding = Awq(norm, gram)
         packed = packer.pack(dense, rounding)
-        return Made(packed, rounding.norm, method, _error(packer.unpack(packed) / rounding.factors, dense, gram))
+        return Made(packed, rounding.norm, method, output_error(packer.unpack(packed) / rounding.factors, dense, gram))
     packed = packer.pack(dense, round_to_nearest if method == "rtn" else partial(gptq, gram=gram))
-    return Made(packed, norm, method, _error(packer.unpack(packed), dense, gram))
-
-
-def _error(made: Tensor, dense: Tensor, gram: Tensor) -> float:
-    whole = float(row_errors(dense, gram).sum())
-    return float(row_errors(made - dense, gram).sum()) / whole if whole else 0.0
+    return Made(packed, norm, method, output_error(packer.unpack(packed), dense, gram))

@@ -59,7 +59,7 @@ def _factor(gram: Tensor) -> tuple[Tensor, Tensor]:
         lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
         if not int(failed):
             upper = lower.flip(0, 1)
-            eye = torch.eye(len(gram), dtype=gram.dtype)
+            eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
             inverse = torch.linalg.solve_triangular(upper, eye, upper=True)
             return damped, (inverse / inverse.diagonal()[:, None]).float()
     raise ModelError("the Gram matrix of the inputs cannot be factored; give more calibration text")

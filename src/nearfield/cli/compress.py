@@ -1,0 +1,64 @@
+"""`nearfield compress`: a model made smaller by a recipe, and measured beside the one it was made of."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nearfield.core.config import format_bytes
+
+if TYPE_CHECKING:
+    from nearfield.compress.recipe import Evaluation
+
+HELP = "make a model smaller by a recipe of stages: prune, distill, quantize"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a model's folder or hub id")
+    parser.add_argument("out", metavar="OUT", type=Path, help="the folder to make")
+    parser.add_argument("--recipe", metavar="FILE", type=Path, required=True,
+                        help="a file of TOML; the folder recipes/ has some")
+    parser.add_argument("--calibration", metavar="FILE", type=Path, nargs="+",
+                        help="UTF-8 text like what the model will be used for, for stages that name none")
+    parser.add_argument("--text", metavar="FILE", type=Path, nargs="+",
+                        help="UTF-8 text to judge the result by, where the recipe's [evaluate] names none")
+
+
+def run(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from nearfield.bench.footprint import weight_bytes
+    from nearfield.compress.compose import compress_folder
+    from nearfield.compress.recipe import read_recipe
+    from nearfield.compress.stages import KINDS
+    from nearfield.models.loader import find_model
+
+    recipe = read_recipe(args.recipe, KINDS, args.calibration, args.text)
+    source, found = find_model(args.model), dict[str, Any]()
+    with tqdm(disable=None, leave=False) as bar:     # shown on a terminal only
+        def show(number: int, done: int, total: int) -> None:
+            kind = f"{number}/{len(recipe.stages)} {recipe.stages[number - 1].kind}"
+            if bar.desc != f"{kind}: ":
+                bar.reset(total)
+                bar.initial = bar.n = done      # what an earlier run did took no time in this one
+                bar.set_description(kind, refresh=False)
+            bar.total = total
+            bar.update(done - bar.n)
+
+        def finish(folder: Path) -> None:
+            if recipe.evaluate is not None:
+                found.update(_evaluated(source, folder, recipe.evaluate, args.out.name))
+        compress_folder(source, args.out, recipe, finish=finish, progress=show)
+    if found:
+        from nearfield.cli.evaluate import table
+        print(table(found))
+    before, after = weight_bytes(source), weight_bytes(args.out)
+    print(f"wrote {args.out}: {format_bytes(after)} of weights, {after / before:.0%} of before")
+    return 0
+
+
+def _evaluated(source: Path, folder: Path, evaluation: "Evaluation", name: str) -> dict[str, Any]:
+    from nearfield.bench.fidelity_report import report_fidelity
+    from nearfield.cli.evaluate import told
+
+    return report_fidelity(source, folder, folder, evaluation.texts, evaluation.tokens, told,
+                           lambda done, total: None, name)

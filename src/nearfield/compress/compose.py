@@ -1,0 +1,101 @@
+"""Making a model by a recipe: stage after stage, each a folder of its own beside the result until that is whole.
+
+A folder's name has the hash of all that decided it: the model, the text, the options and the stages before. One that is
+there is finished, so that the same command continues where it was killed, and another recipe begins anew where it
+differs.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nearfield.compress.folder import check_out, other_files, partial_of
+from nearfield.compress.parent import read_parent
+from nearfield.compress.recipe import Recipe, Stage
+from nearfield.compress.report import REPORT, add_section, digest, parent_facts, read_report, versions
+from nearfield.compress.stages import RUNS, Run, check_stage
+from nearfield.core.errors import ConfigError, NearfieldError
+
+Progress = Callable[[int, int, int], None]
+"""The number of a stage, from 1, and of its steps those that are done, and all."""
+
+
+def compress_folder(source: Path, out: Path, recipe: Recipe, *, runs: Mapping[str, Run] = RUNS,
+                    finish: Callable[[Path], object] = lambda folder: None,
+                    progress: Progress = lambda stage, done, total: None) -> None:
+    """Write to the new folder `out` what `recipe` makes of the model in the folder `source`.
+
+    finish: is given the whole folder before it gets its name, to add to it what is measured. Raises ConfigError or
+    ModelError, with the stage in front, as the stages do; what is finished is kept beside `out`.
+    """
+    check_out(out)
+    for number, stage in enumerate(recipe.stages, 1):
+        with _named(recipe, number):
+            check_stage(stage)
+    parent = parent_facts(read_parent(source).checkpoint)
+    others = {path.name: digest(path) for path in other_files(source)}
+    beside = partial_of(out)
+    try:
+        folders = _folders(beside, recipe, [parent["sha256"], others])
+        _clear(beside, folders)
+        at = source
+        for number, (stage, folder) in enumerate(zip(recipe.stages, folders, strict=True), 1):
+            if not folder.exists():
+                with _named(recipe, number):
+                    runs[stage.kind](stage, at, folder, source, partial(progress, number))
+            at = folder
+        add_section(at / REPORT, "compress", {
+            "recipe": {"name": recipe.path.name, "sha256": digest(recipe.path)}, "parent": parent,
+            "stages": [_told(stage, folder) for stage, folder in zip(recipe.stages, folders, strict=True)],
+            "versions": versions()})
+        finish(at)
+        at.rename(out)
+    except OSError as error:
+        raise ConfigError(f"{error.filename or beside}: cannot be written ({error.strerror}); make room, and the same "
+                          "command continues with the stages that are finished, or give another place") from None
+    shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def _named(recipe: Recipe, number: int) -> Iterator[None]:
+    """What is wrong with a stage has the stage in front."""
+    try:
+        yield
+    except NearfieldError as error:
+        raise type(error)(f"{recipe.path}: stage {number} ({recipe.stages[number - 1].kind}): {error}") from None
+
+
+def _folders(beside: Path, recipe: Recipe, model: Any) -> list[Path]:
+    """Where each stage puts what it makes. Threads count: sums of floats have the order that they share work in."""
+    mark = _hash([model, versions(), torch.get_num_threads()])
+    folders = []
+    for number, stage in enumerate(recipe.stages, 1):
+        mark = _hash([mark, stage.kind, stage.options, [digest(file) for file in stage.texts or ()]])
+        folders.append(beside / f"{number}-{stage.kind}-{mark[:16]}")
+    return folders
+
+
+def _clear(beside: Path, folders: list[Path]) -> None:
+    """Remove what other recipes left."""
+    beside.mkdir(exist_ok=True)
+    mine = {path for folder in folders for path in (folder, partial_of(folder))}
+    for path in beside.iterdir():
+        if path not in mine:
+            shutil.rmtree(path)
+
+
+def _told(stage: Stage, folder: Path) -> dict[str, Any]:
+    return {"kind": stage.kind, "options": dict(stage.options),
+            "text": {file.name: digest(file) for file in stage.texts or ()},
+            "seconds": read_report(folder / REPORT).get(stage.kind, {}).get("seconds")}
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,52 @@
+"""What a teacher says of chunks of text, on disk: far more than memory holds, read back a few chunks at a time."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from nearfield.compress.kept import Kept
+
+PART = 32
+"""Chunks of a file."""
+
+
+class Chunks:
+    """Tensors of `count` chunks under `name`, in files of PART chunks each."""
+
+    def __init__(self, kept: Kept, name: str, count: int) -> None:
+        self.count = count
+        self._kept, self._name = kept, name
+        self._open: dict[int, safe_open] = {}
+
+    def parts(self) -> Iterator[tuple[int, range]]:
+        """Every part's number and its chunks."""
+        for first in range(0, self.count, PART):
+            yield first // PART, range(first, min(first + PART, self.count))
+
+    def __contains__(self, part: int) -> bool:
+        return self._called(part) in self._kept
+
+    def put(self, part: int, tensors: Mapping[str, Tensor]) -> None:
+        """Keep the tensors [chunks of the part, ...] of a part."""
+        self._kept.put(self._called(part), tensors)
+
+    def rows(self, key: str, chunks: Sequence[int]) -> Tensor:
+        """The tensors called `key` of these chunks, [len(chunks), ...]."""
+        return torch.stack([self._part(chunk // PART).get_slice(key)[chunk % PART]  # type: ignore[no-untyped-call]
+                            for chunk in chunks])
+
+    def drop(self) -> None:
+        """Keep none of them longer."""
+        self._open.clear()
+        for part, _ in self.parts():
+            self._kept.drop(self._called(part))
+
+    def _part(self, part: int) -> safe_open:
+        if part not in self._open:
+            self._open[part] = safe_open(self._kept.path(self._called(part)), framework="pt")
+        return self._open[part]
+
+    def _called(self, part: int) -> str:
+        return f"{self._name}-{part:05d}"
