@@ -128,6 +128,8 @@ class _Header:
         if not 1 <= dims <= _MAX_DIMS:
             self.refuse(f"tensor {name} has {dims} dimensions; 1 to {_MAX_DIMS} are possible, copy the file again")
         shape = tuple(reversed([self.number(8) for _ in range(dims)]))
+        if 0 in shape:
+            self.refuse(f"tensor {name} is {list(shape)}, which is nothing; copy the file again")
         kind, offset = self.number(4), self.number(8)
         if kind not in BLOCKS:
             known = ", ".join(block.name for block in BLOCKS.values())
