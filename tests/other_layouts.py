@@ -32,7 +32,7 @@ def random_layer(rows: int, columns: int, group: int, bits: int, *, symmetric: b
     top, shape = 1 << bits, (rows, columns // group)
     zeros = np.full(shape, top // 2) if symmetric else random.integers(0, top, shape)
     owner = np.arange(columns) // group
-    scales = (random.random(shape) * 0.01 + 0.001).astype(np.float16)
+    scales = ((random.random(shape) * 0.16 + 0.016) / top).astype(np.float16)       # weights of either width are alike
     return Layer(random.integers(0, top, (rows, columns)), zeros, scales,
                  random.permutation(owner) if moved else owner, bits)
 

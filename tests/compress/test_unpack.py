@@ -13,13 +13,14 @@ from compressed_tensors.quantization import QuantizationConfig, QuantizationSche
 from gguf import GGMLQuantizationType as Type
 from safetensors.torch import load_file, save_file
 
+from nearfield import LLM
 from nearfield.cli.main import main
 from nearfield.compress.convert import convert_folder
 from nearfield.compress.folder import quantize_folder
 from nearfield.compress.plan import Target
 from nearfield.compress.unpack import unpack_folder
 from nearfield.core.errors import ConfigError, ModelError
-from nearfield.kernels import select
+from nearfield.kernels import cpu, select
 from nearfield.kernels.reference.quantized import dequantize
 from nearfield.layers.attention import dense_inputs
 from nearfield.models.decoder import Decoder
@@ -118,6 +119,20 @@ def test_transformers_reads_a_converted_folder(tmp_path: Path) -> None:
         model(torch.tensor([[1, 2]]))
     for name, want in floats.items():
         assert torch.equal(model.get_parameter(name), want), name
+
+
+@pytest.mark.parametrize("described", [AWQ, {**GPTQ, "sym": True, "bits": 8, "group_size": 128}], ids=["awq", "gptq-8"])
+def test_the_kernels_serve_other_folders(described: dict[str, Any], tmp_path: Path) -> None:
+    """Any code, the lowest of int8 too, with int8 activations: near the reference backend's floats."""
+    if reason := cpu.missing():
+        pytest.skip(reason)
+    other_folder(tmp_path / "other", described)
+    llm = LLM(tmp_path / "other", tokenizer=None, kv_memory="1MiB", threads=1, dtype="fp32")
+    ids = [3, 14, 15, 9, 26, 5, 35, 8, 9]
+    decoder = load(tmp_path / "other")
+    logits = decoder.logits(decoder.hidden(dense_inputs(torch.tensor([ids[:-1]]))))
+    want = logits.log_softmax(-1)[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
+    assert llm.score(ids) == pytest.approx(want.tolist(), abs=0.35)
 
 
 def test_reordered_columns_become_int8_and_the_error_is_told(

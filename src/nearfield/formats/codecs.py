@@ -13,7 +13,8 @@ from nearfield.kernels.reference import round_to_nearest
 from nearfield.kernels.reference.quantized import dequantize
 
 ROUNDED = Int8(32)
-"""What a `rounded` scheme becomes: a hundredth of the error that four to six bits have made already."""
+"""What a `rounded` scheme becomes, at a relative error of half a percent: with it Q4_K's own of 7.8 % becomes 7.9 and
+Q6_K's of 1.9 becomes 2.0. In int4, whose zero points are whole numbers, Q4_K's would become 11."""
 
 _LAYOUTS = {METHOD: compressed.layout, AWQ: awq.layout, GPTQ: gptq.layout, GPTQ_V2: gptq.layout}
 _DECODERS = {METHOD: compressed.decode, AWQ: awq.decode, GPTQ: gptq.decode, GPTQ_V2: gptq.decode}
