@@ -222,3 +222,25 @@ def test_what_cannot_be_done_is_named_and_leaves_nothing(tmp_path: Path) -> None
     with pytest.raises(ModelError, match=r"down_proj\.weight_scale is missing"):
         unpack_folder(tmp_path / "made", out)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["made", "parent"]
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["unpack", "parent", "out"], "parent: stores its matrices dense already; there is nothing to unpack or convert"),
+    (["convert", "f16.gguf", "out"], "f16.gguf: is stored dense; nothing is to be converted; nearfield unpack makes"),
+    (["quantize", "f16.gguf", "out", "--format", "w4"], "f16.gguf: is a GGUF file, and this needs a folder of safet"),
+    (["quantize", "q4.gguf", "out", "--format", "w4"], "q4.gguf: is quantised already, as int4, groups of 32 (gguf)"),
+    (["convert", "cut.gguf", "out"], "the file is cut short, copy it again"),
+    (["convert", "nothing.gguf", "out"], "nothing.gguf: no such folder"),
+    (["unpack", "q4.gguf", "no/out"], "no: no such folder; make it first"),
+])
+def test_mistakes_are_named(words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                            capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_model(tmp_path / "parent", small_tensors())
+    write_gguf(tmp_path / "f16.gguf", CONFIG, small_tensors(dtype=torch.float32), lambda name: Type.F16)
+    write_gguf(tmp_path / "q4.gguf", CONFIG, small_tensors(dtype=torch.float32), lambda name: Type.Q4_0)
+    (tmp_path / "cut.gguf").write_bytes((tmp_path / "q4.gguf").read_bytes()[:-9])
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.gguf", "f16.gguf", "parent", "q4.gguf"]

@@ -10,12 +10,15 @@ import pytest
 import torch
 import transformers
 from gguf import GGMLQuantizationType as Type
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from nearfield import LLM
 from nearfield.core.errors import ConfigError, ModelError
 from nearfield.formats.codecs import ROUNDED
 from nearfield.formats.dense import Dense
+from nearfield.formats.gguf import GgufFile
 from nearfield.formats.int8 import Int8
 from nearfield.kernels import cpu, select
 from nearfield.layers.attention import dense_inputs
@@ -142,7 +145,7 @@ def test_the_kernels_serve_a_file(tmp_path: Path) -> None:
                   for name in ("model.gguf", "twin"))
     assert made.loaded.name == "model" and str(made.loaded.ops.profile).startswith("cpu-w4a8")
     ids = IDS.tolist() * 5
-    assert made.score(ids)[1:] == pytest.approx(twin.score(ids)[1:], abs=0.3)      # activations are int8 in one
+    assert made.score(ids) == pytest.approx(twin.score(ids), rel=0.05)      # activations are int8 in one
     packed = LLM(tmp_path / "model.gguf", tokenizer=None, kv_memory="1MiB", threads=1, dtype="fp32")
     assert packed.score(ids) == made.score(ids)
 
@@ -181,6 +184,7 @@ def test_a_file_that_changed_is_another_folder_and_one_that_is_gone_leaves_none(
     ({"general.architecture": "gemma2"}, "general.architecture 'gemma2' is not supported; supported: llama"),
     ({"llama.expert_count": 8}, "llama.expert_count is set, which is not supported"),
     ({"llama.block_count": None}, "llama.block_count must be a positive whole number, is None"),
+    ({"llama.block_count": 1 << 24}, "llama.block_count is 16777216, but the file has the tensors of 2"),
     ({"llama.attention.head_count": [4, 4]}, r"llama.attention.head_count must be a positive whole number, is \[4"),
     ({"llama.rope.dimension_count": 16}, "rope.dimension_count is not the size of a head"),
     ({"llama.attention.value_length": 16}, "value_length is not the size of a key"),
@@ -206,11 +210,29 @@ def test_missing_foreign_and_misshapen_tensors_are_named(tmp_path: Path) -> None
             ({"model.layers.1.mlp.up_proj.weight": None}, "layers.1.mlp.up_proj.weight is missing; the file is not"),
             ({"model.embed_tokens.weight": None}, "tensor token_embd.weight is missing"),
             ({"model.norm.weight": torch.ones(64)}, r"output_norm.weight is \[64\], the file's keys make it \[128\]"),
-            ({"model.layers.7.mlp.up_proj.weight": torch.ones(32, 32)}, "1 tensors have no place")):
+            ({"model.layers.7.mlp.up_proj.weight": torch.ones(32, 32)}, "block_count is 2, but .* of 3"),
+            ({"model.layers.1.self_attn.q_norm.weight": torch.ones(32)}, "1 tensors have no place")):
         changed = {name: t for name, t in {**tensors, **change}.items() if t is not None}
         write_gguf(path, CONFIG, changed, only(Type.F16))
         with pytest.raises(ModelError, match=message):
             load(path)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_damaged_file_is_a_model_or_a_model_error(tmp_path: Path, data: st.DataObject) -> None:
+    path, damaged = tmp_path / "whole.gguf", tmp_path / "damaged.gguf"
+    if not path.exists():
+        write_gguf(path, CONFIG, small_tensors(dtype=torch.float32), only(Type.Q4_0))
+    made = bytearray(path.read_bytes())
+    header = min(tensor.offset for tensor in GgufFile.read(path).tensors.values())
+    for _ in range(data.draw(st.integers(1, 3))):
+        made[data.draw(st.integers(24, header + 1000))] = data.draw(st.integers(0, 255))
+    damaged.write_bytes(made)
+    try:
+        load(damaged)
+    except ModelError:
+        pass
 
 
 def test_unknown_types_are_named(tmp_path: Path) -> None:

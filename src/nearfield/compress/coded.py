@@ -13,7 +13,7 @@ from nearfield.core.errors import ConfigError, ModelError
 from nearfield.formats.manifest import Manifest, read_manifest
 from nearfield.kernels import select
 from nearfield.models.compressed import CompressedWeights
-from nearfield.models.gguf_folder import LINK
+from nearfield.models.gguf_folder import LINK, origin
 from nearfield.models.inventory import Inventory, take_inventory
 from nearfield.models.loader import CheckpointSource
 from nearfield.models.registry import read_spec
@@ -58,14 +58,15 @@ class Coded:
     def check_all_read(self) -> None:
         """Raises ModelError where the folder holds tensors that nobody asked for."""
         if unused := self.source.unused():
-            raise ModelError(f"{self.folder}: {len(unused)} tensors have no place in a {self.spec.model_type} model of "
-                             f"this config, the first {unused[0]}")
+            raise ModelError(f"{origin(self.folder)}: {len(unused)} tensors have no place in a {self.spec.model_type} "
+                             f"model of this config, the first {unused[0]}")
 
     def facts(self) -> dict[str, Any]:
         """What it was, for the report."""
         hashes: Mapping[str, str] = {file.resolve().name: digest(file) for file in self.source.files()}
-        return {"parent": {"name": self.folder.resolve().name, "stored": str(self.manifest) if self.manifest.rules
-                           else "dense", "sha256": hashes}, "versions": versions()}
+        stored = str(self.manifest) if self.manifest.rules else "dense"
+        return {"parent": {"name": origin(self.folder).resolve().name, "stored": stored, "sha256": hashes},
+                "versions": versions()}
 
 
 def open_coded(folder: Path) -> Coded:

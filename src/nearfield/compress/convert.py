@@ -25,6 +25,7 @@ from nearfield.formats.manifest import METHOD, Scheme, quantization_config
 from nearfield.formats.shards import SHARD_BYTES
 from nearfield.kernels.reference.quantized import dequantize
 from nearfield.models.compressed import schemes_of
+from nearfield.models.gguf_folder import origin
 
 Parts = Mapping[str, tuple[int, int]]
 
@@ -40,7 +41,8 @@ def convert_folder(source: Path, out: Path, *, shard_bytes: int = SHARD_BYTES,
     model = open_coded(source)
     if model.manifest.method == METHOD:
         kind = "in the standard form already" if model.manifest.rules else "stored dense"
-        raise ConfigError(f"{source}: is {kind}; nothing is to be converted; nearfield unpack makes a dense folder")
+        raise ConfigError(f"{origin(source)}: is {kind}; nothing is to be converted; nearfield unpack makes a dense "
+                          "folder")
     return _Conversion(model).write(out, shard_bytes, progress)
 
 

@@ -119,8 +119,8 @@ def _locate(folder: Path) -> dict[str, Path]:
         return _read_index(index)
     if single.exists():
         return dict.fromkeys(_tensor_names(single), single)
-    if any(folder.glob("*.gguf")):
-        raise ModelError(f"{folder}: is made of a GGUF file, and this needs a folder of safetensors; make one first: "
+    if file := next(folder.glob("*.gguf"), None):
+        raise ModelError(f"{file.resolve()}: is a GGUF file, and this needs a folder of safetensors; make one first: "
                          "nearfield unpack")
     pickles = sorted(p.name for p in folder.glob("*") if p.suffix in PICKLES)
     if pickles:

@@ -101,7 +101,7 @@ class _Header:
             metadata[name] = self.value(self.number(4))
         if metadata.get("split.count", 1) not in (0, 1):
             self.refuse(f"is one of {metadata['split.count']} parts; merge them into one file first "
-                        "(llama-gguf-split --merge)")
+                        "(gguf-split --merge)")
         return GgufFile(self.path, metadata, self.tensors(tensors, metadata.get("general.alignment", _ALIGNMENT)))
 
     def tensors(self, count: int, alignment: Value) -> dict[str, GgufTensor]:

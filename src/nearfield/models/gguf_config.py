@@ -77,6 +77,10 @@ def read_config(file: GgufFile) -> dict[str, Any]:
             raise keys.error(key, "is set, which is not supported")
     config: dict[str, Any] = {"architectures": [found.architecture], "model_type": found.model_type}
     config |= {name: keys.integer(key) for name, key in _INTEGERS.items()}
+    layers = {name.split(".")[1] for name in file.tensors if name.startswith("blk.")}
+    if config["num_hidden_layers"] != len(layers):
+        raise keys.error("block_count", f"is {config['num_hidden_layers']}, but the file has the tensors of "
+                                        f"{len(layers)}; copy the file again")
     heads = config["num_attention_heads"]
     config["num_key_value_heads"] = keys.integer("attention.head_count_kv", heads)
     config["head_dim"] = keys.integer("attention.key_length", config["hidden_size"] // heads or 1)

@@ -39,6 +39,12 @@ def open_gguf(path: Path) -> Path:
                          "NEARFIELD_CACHE, or make a folder of it: nearfield unpack") from None
 
 
+def origin(folder: Path) -> Path:
+    """What a user calls the model in `folder`: the GGUF file that it was made of, or the folder."""
+    link = folder / LINK
+    return link.readlink() if link.is_symlink() else folder
+
+
 def gguf_in(folder: Path) -> Path | None:
     """The GGUF file that a folder without a config.json consists of. Raises ModelError where there are several."""
     if (folder / "config.json").exists():

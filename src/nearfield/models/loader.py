@@ -21,7 +21,7 @@ from nearfield.kernels.select import TORCH_DTYPES
 from nearfield.models.compressed import CompressedWeights, stored_formats
 from nearfield.models.decoder import Decoder, ModelWeights, build_decoder
 from nearfield.models.gguf_checkpoint import GgufCheckpoint
-from nearfield.models.gguf_folder import LINK, gguf_in, open_gguf
+from nearfield.models.gguf_folder import LINK, gguf_in, open_gguf, origin
 from nearfield.models.inventory import EMBED, HEAD
 from nearfield.models.pack_cache import NoPacks, open_packs
 from nearfield.models.spec import Config, ModelSpec
@@ -80,7 +80,7 @@ def _from_hub(repo: str) -> Path:
 
 def open_checkpoint(folder: Path) -> Checkpoint | GgufCheckpoint:
     """The tensors of a folder: safetensors, or the GGUF file that it is made of. Raises ModelError."""
-    return GgufCheckpoint(folder / LINK) if (folder / LINK).is_symlink() else Checkpoint(folder)
+    return GgufCheckpoint(origin(folder)) if (folder / LINK).is_symlink() else Checkpoint(folder)
 
 
 class CheckpointSource:
@@ -177,7 +177,7 @@ def choose_storage(config: Config, weights: Weights | None = None, group: int | 
     """
     manifest = None if random_weights else read_manifest(config.data, config.path)
     if manifest is not None and weights is not None:
-        raise ConfigError(f"{config.path.parent}: is quantised already, as {manifest}; leave --weights out, "
+        raise ConfigError(f"{origin(config.path.parent)}: is quantised already, as {manifest}; leave --weights out, "
                           "or give the folder that it was made of")
     if manifest is not None:
         return Storage(Formats(Dense(), Int8(), "stored"), manifest)
@@ -209,6 +209,6 @@ def load_decoder(folder: Path, spec: ModelSpec, ops: OpTable, dtype: DType, posi
     with packs.write(source) as weights:
         decoder = build_decoder(spec, weights, ops, positions, progress)
         if unused := checkpoint.unused():
-            raise ModelError(f"{folder}: {len(unused)} tensors have no place in a {spec.model_type} model "
+            raise ModelError(f"{origin(folder)}: {len(unused)} tensors have no place in a {spec.model_type} model "
                              f"of this config, the first {unused[0]}")
     return decoder
