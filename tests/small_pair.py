@@ -1,4 +1,4 @@
-"""A teacher and a student that lacks one of its layers, both of random weights, and text: for the tests of distilling."""
+"""A teacher of random weights, a student that lacks one of its layers, and text: for the tests of distilling."""
 
 import json
 import shutil
@@ -51,7 +51,7 @@ def save_pair(folder: Path) -> SmallPair:
         less |= {name.replace(f"layers.{old}.", f"layers.{new}."): tensor for name, tensor in tensors.items()
                  if f"layers.{old}." in name}
     student = save(folder / "student", less, num_hidden_layers=len(KEPT))
-    (student / "report.json").write_text(json.dumps({"prune": {"layers": {"kept": list(KEPT)}}}))
+    (student / "report.json").write_text(json.dumps({"prune": {"layers": {"dropped": [1]}}}))
     text = folder / "text.txt"
     text.write_text("".join(islice(documents(Random("small"), ChatFormat()), 36)))
     return SmallPair(teacher, student, text)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.optim import AdamW, Muon, Optimizer
 
+from nearfield.compress.distill.train import optimizer_state, restore_optimizer
 from nearfield.models.spec import ModelSpec
 from pocket.evaluate import answer_weights
 from pocket.mix import documents, rows
@@ -108,17 +109,11 @@ def train(recipe: Recipe, spec: ModelSpec, weights: Weights, tokenizer: Tokenize
     return time.monotonic() - started
 
 
-def _state(used: tuple[Optimizer, ...]) -> Iterator[tuple[str, Tensor]]:
-    for i, each in enumerate(used):
-        for index, entries in each.state_dict()["state"].items():
-            for key, value in entries.items():
-                yield f"{i}.{index}.{key}", value
-
-
 def keep(work: Path, weights: Weights, used: tuple[Optimizer, ...], done: int, seconds: float) -> None:
     """Write weights, the optimizers' state, steps done and seconds spent, as one safetensors file."""
     tensors = {f"weight.{name}": tensor.detach() for name, tensor in weights.items()}
-    tensors |= {f"state.{name}": value.contiguous() for name, value in _state(used)}
+    tensors |= {f"state.{i}.{name}": value.contiguous()
+                for i, each in enumerate(used) for name, value in optimizer_state(each).items()}
     tensors["spent"] = torch.tensor([done, seconds], dtype=torch.float64)
     work.mkdir(parents=True, exist_ok=True)
     save_file(tensors, work / "checkpoint.tmp")
@@ -135,11 +130,8 @@ def restore(work: Path, weights: Weights, used: tuple[Optimizer, ...]) -> tuple[
         for name, tensor in weights.items():
             tensor.copy_(tensors[f"weight.{name}"])
     for i, each in enumerate(used):
-        whole = each.state_dict()
-        for name, value in tensors.items():
-            place = name.split(".")
-            if place[:2] == ["state", str(i)]:
-                whole["state"].setdefault(int(place[2]), {})[place[3]] = value
-        each.load_state_dict(whole)
+        place = f"state.{i}."
+        restore_optimizer(each, {name.removeprefix(place): value for name, value in tensors.items()
+                                 if name.startswith(place)})
     done, seconds = tensors["spent"].tolist()
     return int(done), seconds

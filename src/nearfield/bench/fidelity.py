@@ -2,12 +2,13 @@
 
 Both read the same chunks of text in lock-step, through the kernels that serve; the first half of a chunk is context,
 the second is scored. No logits are stored, so none are rounded. A row for the base in fp32 against the base tells
-what rounding alone does. Text that the made model was calibrated on would flatter it and is refused.
+what rounding alone does. Text that the made model was calibrated or trained on would flatter it and is refused.
 """
 
 import hashlib
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def run_fidelity(base: Path, candidate: Path, texts: Sequence[Path], tokens: int
     """Measure, and return the document that `nearfield evaluate --json` prints, and that report.json keeps.
 
     `progress`: chunks read, and all.
-    Raises ModelError for models that cannot be compared, ConfigError for text that is too short or was calibrated on.
+    Raises ModelError for models that cannot be compared, ConfigError for text that is too short or was looked at.
     """
     text = _text(base, candidate, texts, tokens)
     length = text.chunks.shape[1]
@@ -139,20 +140,22 @@ def _text(base: Path, candidate: Path, texts: Sequence[Path], tokens: int) -> Te
         if not torch.equal(text.chunks, other.chunks):
             raise ModelError(f"{candidate}: its tokenizer cuts the text otherwise than that of {base}; give a model "
                              "and one that was made of it")
-    share = overlap(passages(text, tokenizer), _calibrated_on(candidate))
+    share = overlap(passages(text, tokenizer), _made_by(candidate))
     if share > OVERLAP:
         raise ConfigError(f"{', '.join(map(str, texts))}: {share:.0%} of its passages are in the text that {candidate} "
-                          "was calibrated on, which would flatter it; give other text")
+                          "was made by, which would flatter it; give other text")
     return text
 
 
-def _calibrated_on(candidate: Path) -> set[int]:
-    """The passages of the candidate's calibration text, as its report has them."""
-    try:
-        packed = read_report(candidate / REPORT)["quantize"]["calibration"]["passages"]
-        return unpack_passages(packed)
-    except (KeyError, TypeError, ValueError):
-        return set()
+def _made_by(candidate: Path) -> set[int]:
+    """The passages of every text that the candidate was made by, as its report has them."""
+    found: set[int] = set()
+    for section in read_report(candidate / REPORT).values():
+        for told in section.values() if isinstance(section, dict) else ():
+            if isinstance(told, dict) and "passages" in told:
+                with suppress(TypeError, ValueError):       # a report of another's hand
+                    found |= unpack_passages(told["passages"])
+    return found
 
 
 def _by_position(found: Tensor) -> list[float]:

@@ -34,12 +34,15 @@ def run(args: argparse.Namespace) -> int:
     recipe = read_recipe(args.recipe, KINDS, args.calibration, args.text)
     source, found = find_model(args.model), dict[str, Any]()
     with tqdm(disable=None, leave=False) as bar:     # shown on a terminal only
+        shown = 0
+
         def show(number: int, done: int, total: int) -> None:
-            kind = f"{number}/{len(recipe.stages)} {recipe.stages[number - 1].kind}"
-            if bar.desc != f"{kind}: ":
+            nonlocal shown
+            if number != shown:
+                shown = number
                 bar.reset(total)
                 bar.initial = bar.n = done      # what an earlier run did took no time in this one
-                bar.set_description(kind, refresh=False)
+                bar.set_description(f"{number}/{len(recipe.stages)} {recipe.stages[number - 1].kind}", refresh=False)
             bar.total = total
             bar.update(done - bar.n)
 

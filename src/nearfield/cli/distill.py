@@ -81,9 +81,13 @@ def _texts(given: list[Path]) -> list[Path] | None:
 
 
 def _shown(bar: Any) -> Callable[["Standing"], None]:
+    stage = ""
+
     def show(standing: "Standing") -> None:
-        if bar.desc != f"{standing.stage}: ":
-            bar.set_description(standing.stage, refresh=False)
+        nonlocal stage
+        if standing.stage != stage:
+            stage = standing.stage
+            bar.set_description(stage, refresh=False)
             bar.reset(standing.total)
             bar.initial = bar.n = standing.done     # what an earlier run did took no time in this one
         if standing.loss is not None:

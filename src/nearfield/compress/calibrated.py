@@ -72,7 +72,7 @@ def quantize_calibrated(source: Path, out: Path, target: Target | Fit, method: M
     with made_in_steps(out) as partial:
         if isinstance(target, Fit):
             measured = Journal(partial / "measured", run)
-            plan = fit_plan(plan, target, text.chunks, measured, place, shard_bytes, progress)
+            plan = fit_plan(plan, target, method, text.chunks, measured, place, shard_bytes, progress)
             facts |= {"bytes": run_facts(plan, {})["bytes"]}
         journal = Journal(partial / "layers", run)
         run_pass(plan, text.chunks, journal, lambda states: _Layer(plan, method), place, progress)

@@ -1,7 +1,7 @@
 """Mixed precision of a size: int8 for the matrices that need it most, int4 in larger or smaller groups for the others.
 
-Matrices that share an input share a scheme, since vLLM multiplies by them as one. What a scheme costs is measured
-on text: the error that rounding leaves in a site's output, as a share of it, times how much the site's block moves the
+Matrices that share an input share a scheme, since vLLM multiplies by them as one. What a scheme costs is measured on
+text: the error that the method leaves in a site's output, as a share of it, times how much the site's block moves the
 hidden states. The sum is least among all ways that fit (knapsack.py); the choice is HIGGS's (arXiv 2411.17525), whose
 shares are measured by noise and many more passes.
 """
@@ -19,6 +19,7 @@ from nearfield.compress.gram import row_errors
 from nearfield.compress.journal import Journal
 from nearfield.compress.passes import run_pass, told
 from nearfield.compress.plan import INT8, Plan, Profile, groups_of, int4, packer
+from nearfield.compress.quantize.choose import Method, quantise
 from nearfield.compress.walk import Site, sites
 from nearfield.core.config import format_bytes
 from nearfield.core.errors import ConfigError
@@ -43,18 +44,18 @@ class Fit:
         return {"fit": self.nbytes, "profile": self.profile}
 
 
-def fit_plan(plan: Plan, target: Fit, ids: Tensor, journal: Journal, device: torch.device, shard_bytes: int,
-             progress: Progress) -> Plan:
+def fit_plan(plan: Plan, target: Fit, method: Method, ids: Tensor, journal: Journal, device: torch.device,
+             shard_bytes: int, progress: Progress) -> Plan:
     """The plan, with the schemes of least error for the layers' matrices that fit.
 
-    Measured on ids [B, T]; `journal` keeps what is measured. Raises ConfigError, with the smallest size, where
-    nothing fits.
+    Measured by `method` on ids [B, T]; `journal` keeps what is measured. Raises ConfigError, with the smallest size,
+    where nothing fits.
     """
     places = [site for layer in sites(plan.spec) for site in layer]
     smallest = _bytes(plan.coded(_alike(places, [schemes_of(site)[-1] for site in places])), shard_bytes)
     if smallest > target.nbytes:
         raise ConfigError(_too_small(plan, target, smallest))
-    run_pass(plan, ids, journal, _Measure, device, progress)
+    run_pass(plan, ids, journal, lambda states: _Measure(method, states), device, progress)
     costs = told(journal, plan.spec.num_layers)["sites"]
     things = [[(_site_bytes(site, scheme), cost) for scheme, cost in zip(schemes_of(site), found, strict=True)]
               for site, found in zip(places, costs, strict=True)]
@@ -80,18 +81,18 @@ class _Measure:
     error in it counts. The median token tells the size of the states: a few tokens have huge ones in many models.
     """
 
-    def __init__(self, states: Tensor) -> None:
+    def __init__(self, method: Method, states: Tensor) -> None:
+        self._method = method
         self.tensors: dict[str, Tensor] = {}
         self.facts: list[Any] = []
         self._size = float(states.square().sum(-1).median())
 
     def __call__(self, site: Site, dense: Tensor, norm: Tensor | None, gram: Tensor) -> tuple[Tensor, Tensor | None]:
         some = dense[::max(1, len(dense) // _ROWS)]
-        whole = float(row_errors(some, gram).sum()) or 1.0
-        self.facts.append([float(row_errors(made.unpack(made.pack(some)) - some, gram).sum()) / whole
-                           for made in map(packer, schemes_of(site))])
+        self.facts.append([quantise(self._method, packer(scheme), some, norm, gram).error
+                           for scheme in schemes_of(site)])
         if site.norm is None:       # the block ends here: this output is what it adds
-            added = whole * len(dense) / len(some)
+            added = float(row_errors(dense, gram).sum())
             self._size += added
             self.facts[-2:] = [[cost * added / self._size for cost in found] for found in self.facts[-2:]]
         return dense, norm

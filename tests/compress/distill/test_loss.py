@@ -15,7 +15,8 @@ def sides(rows: int = 7, hidden: int = 5, vocabulary: int = 11) -> tuple[Side, S
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random)
 
-    return (Side(draw(rows, hidden), draw(vocabulary, hidden)), Side(draw(rows, hidden + 1), draw(vocabulary, hidden + 1)))
+    wide = hidden + 1
+    return Side(draw(rows, hidden), draw(vocabulary, hidden)), Side(draw(rows, wide), draw(vocabulary, wide))
 
 
 @pytest.mark.parametrize("logits", [1, 11 * 3, 1 << 20])

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ from torch.optim import SGD, AdamW
 from nearfield.compress.distill.train import (
     BATCH,
     EVALUATIONS,
-    PATIENCE,
     Course,
     optimizer_state,
     restore_optimizer,
@@ -89,13 +89,14 @@ def test_it_learns_and_says_how(tmp_path: Path) -> None:
 
 
 def test_the_best_state_is_left_and_not_the_last(tmp_path: Path) -> None:
-    best = Bowl(after=lambda asked: [5.0, 4.0, 1.0, 2.0, 2.0, 2.0][min(asked, 5)])
+    told = (5.0, 6.0, 7.0, 1.0, 2.0, 3.0, 4.0, 0.5)
+    best = Bowl(after=lambda asked: told[asked])
     outcome = train(best, course(), kept(tmp_path), watch)
-    assert outcome.best == (8, 1.0) and outcome.done == 4 * (2 + PATIENCE)
-    assert outcome.stopped == "the held-out loss has not fallen since step 8"
-    stopped = Bowl()
-    train(stopped, Course("short", range(100, 110), 40, 0.2, seed=1), kept(tmp_path), watch)
-    assert not torch.equal(stopped.weights["vector"], best.weights["vector"])
+    assert outcome.best == (12, 1.0) and outcome.done == 24
+    assert outcome.stopped == "the held-out loss has risen 3 times in a row, up to step 24"
+    shorter = Bowl(fault=13)
+    assert train(shorter, replace(course(), name="shorter"), kept(tmp_path), watch).best[0] == 12
+    assert torch.equal(shorter.weights["vector"], best.weights["vector"])
 
 
 def test_what_is_not_a_number_stops_it_and_leaves_the_best(tmp_path: Path) -> None:

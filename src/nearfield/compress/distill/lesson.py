@@ -54,17 +54,17 @@ class Lesson:
         task = WholeTask(student, head, said, plan.held)
         course = Course("whole", plan.learned, plan.steps, options.learning_rate, options.seed)
         told: dict[str, Any] = {}
+        before = self._before(task)
         if options.block_local:
-            told["held_out_kl_before_blocks"] = self._before(task)
             told["blocks"] = Blocks(student, teacher, plan.spans, said, plan.held).learn(
                 course, self.kept, lambda i: self._watch(f"layer {i + 1} of {len(plan.spans)}"))
         del teacher
         outcome = train(task, course, self.kept, self._watch("all layers"))
-        if outcome.best[0] == 0:
+        if not outcome.best[1] < before:
             raise ModelError(f"{plan.pair.student.checkpoint.folder}: has learned nothing in {outcome.done} steps "
                              f"({outcome.stopped or 'no held-out loss was below the first'}); give a lower "
                              "--learning-rate, or more text")
-        return {**told, "held_out_kl": outcome.facts()}
+        return {**told, "held_out_kl": {**outcome.facts(), "before": before}}
 
     @torch.inference_mode()
     def _listen(self, teacher: Network) -> Chunks:

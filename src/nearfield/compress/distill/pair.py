@@ -42,12 +42,11 @@ class Pair:
             raise ConfigError(f"{student}: its hidden states are of {mine.hidden_size} numbers, those of "
                               f"{teacher} of {others.hidden_size}; a layer cannot learn from these by itself: "
                               "leave out --block-local")
-        kept = list(range(others.num_layers))
-        if mine.num_layers != others.num_layers:
-            kept = _kept_layers(read_report(student / REPORT))
-            if len(kept) != mine.num_layers or not all(a < b for a, b in pairwise([-1, *kept, others.num_layers])):
-                raise ConfigError(f"{student}: has {mine.num_layers} layers, {teacher} {others.num_layers}, "
-                                  f"and {REPORT} does not say which of those they were; leave out --block-local")
+        dropped = _dropped_layers(read_report(student / REPORT)) if mine.num_layers != others.num_layers else []
+        kept = [layer for layer in range(others.num_layers) if layer not in dropped]
+        if len(kept) != mine.num_layers:
+            raise ConfigError(f"{student}: has {mine.num_layers} layers, {teacher} {others.num_layers}, and {REPORT} "
+                              "does not say which of those went; leave out --block-local")
         edges = [0, *kept[1:], others.num_layers]
         return tuple(range(first, last) for first, last in pairwise(edges))
 
@@ -56,9 +55,9 @@ class Pair:
         return {"student": parent_facts(self.student.checkpoint), "teacher": parent_facts(self.teacher.checkpoint)}
 
 
-def _kept_layers(report: dict[str, Any]) -> list[int]:
+def _dropped_layers(report: dict[str, Any]) -> list[int]:
     try:
-        return [int(layer) for layer in report["prune"]["layers"]["kept"]]
+        return [int(layer) for layer in report["prune"]["layers"]["dropped"]]
     except (KeyError, TypeError, ValueError):
         return []
 

@@ -10,7 +10,7 @@ from nearfield.compress.distill.network import DTYPE
 from nearfield.compress.distill.pair import Pair
 from nearfield.compress.distill.train import BATCH
 from nearfield.compress.report import versions
-from nearfield.compress.text import Text, pack_passages, passages, read_text
+from nearfield.compress.text import Text, read_text, text_facts
 from nearfield.core.errors import ConfigError
 from nearfield.models.inventory import take_inventory
 from nearfield.models.tokenizer import Tokenizer, load_tokenizer
@@ -68,7 +68,7 @@ class DistillPlan:
         if text is not None and (most := int(text.chunks.max())) >= pair.teacher.spec.vocab_size:
             raise ConfigError(f"{folder}: the tokenizer makes id {most}, config.json has a vocab_size of "
                               f"{pair.teacher.spec.vocab_size}; they are not of one model")
-        return cls(pair, options, tokenizer, text, _opening(tokenizer, folder) if text is None else 0,
+        return cls(pair, options, tokenizer, text, opening(tokenizer, folder) if text is None else 0,
                    pair.spans() if options.block_local else (), wanted if text is None else len(text.chunks), length)
 
     @property
@@ -94,11 +94,9 @@ class DistillPlan:
 
     def text_facts(self) -> dict[str, Any]:
         """What is learned from; the passages are for those who measure, and must not measure on them."""
-        told = {"tokens": self.count * self.length, "held_out": len(self.held) * self.length}
-        if self.text is None:
-            return {"generated_by": "teacher", **told}
-        return {"sha256": dict(self.text.hashes), **told,
-                "passages": pack_passages(passages(self.text, self.tokenizer))}
+        read = {"generated_by": "teacher", "tokens": self.count * self.length} if self.text is None \
+            else text_facts(self.text, self.tokenizer)
+        return {**read, "held_out": len(self.held) * self.length}
 
     def digest(self) -> str | None:
         """The hash of the chunks, where they are read."""
@@ -111,9 +109,10 @@ class DistillPlan:
         return said + _STATE * take_inventory(self.pair.student.spec).numbers
 
 
-def _opening(tokenizer: Tokenizer, folder: Path) -> int:
+def opening(tokenizer: Tokenizer, folder: Path) -> int:
     """What a text begins with: BOS, or what models without one were trained to see between two texts."""
-    if (opening := next(iter(tokenizer.eos_ids), None) if tokenizer.bos_id is None else tokenizer.bos_id) is None:
+    found = next(iter(tokenizer.eos_ids), None) if tokenizer.bos_id is None else tokenizer.bos_id
+    if found is None:
         raise ConfigError(f"{folder}: its tokenizer has no token that begins or ends a text, so it cannot write any; "
                           "give text with --text FILE")
-    return opening
+    return found

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -20,7 +21,8 @@ BATCH = 4
 """Chunks of a step."""
 
 EVALUATIONS, PATIENCE = 10, 3
-"""Held-out losses in a run, each with a checkpoint; and how many in a row may be no better before it stops."""
+"""Held-out losses in a course, each with a checkpoint; and how many rises in a row end it. A rise by itself is no sign:
+at the highest rates a student that knows something already does worse for a while."""
 
 _WARMUP, _LAST = 0.1, 0.1
 _BETAS, _DECAY, _CLIP = (0.9, 0.95), 0.01, 1.0
@@ -85,9 +87,10 @@ class Outcome:
         return min(self.history, key=lambda point: point[1])
 
     @property
-    def stale(self) -> bool:
-        """Whether the last held-out losses were no better than one before them."""
-        return len(self.history) > PATIENCE and self.best[0] < self.history[-PATIENCE][0]
+    def rising(self) -> bool:
+        """Whether the held-out loss has risen so often in a row that more steps would only learn the text by heart."""
+        last = [loss for _, loss in self.history[-PATIENCE - 1:]]
+        return len(last) > PATIENCE and all(a < b for a, b in pairwise(last))
 
     def facts(self) -> dict[str, Any]:
         """What to tell of it."""
@@ -167,8 +170,8 @@ def _evaluate(task: Task, optimizer: Optimizer, course: Course, kept: Kept, outc
     outcome.history.append((outcome.done, found))
     if outcome.best[0] == outcome.done:
         kept.put(_best(course), task.weights)
-    if outcome.stale:
-        outcome.stopped = f"the held-out loss has not fallen since step {outcome.best[0]}"
+    if outcome.rising:
+        outcome.stopped = f"the held-out loss has risen {PATIENCE} times in a row, up to step {outcome.done}"
     state = {f"optimizer.{name}": value for name, value in optimizer_state(optimizer).items()}
     kept.put(_checkpoint(course), {**{f"weight.{name}": w for name, w in task.weights.items()}, **state},
              asdict(outcome))

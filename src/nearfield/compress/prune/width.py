@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nearfield.compress.gram import output_error
+from nearfield.compress.gram import row_errors
 from nearfield.core.errors import ModelError
 
 DAMPING = (1e-3, 1e-2, 1e-1, 1.0)
 """Added to the diagonal, as shares of its mean: the first one with which H can be inverted. It pulls the weights that
 stay to what they were, not to zero."""
 
-_ROUNDS = 32
+_ROUNDS = 8
 """Costs are computed anew so many times on the way: each column that has gone makes its likes dearer."""
 
 
@@ -47,10 +47,11 @@ def cut(dense: Tensor, gram: Tensor, unit: int, keep: int, *, compensate: bool =
         kept = parts.argsort(descending=True, stable=True)[:keep].sort().values
         made = dense.double()[:, columns_of(kept, unit)]
     columns = columns_of(kept, unit)
-    bare, wide = torch.zeros_like(dense), torch.zeros_like(dense)
-    bare[:, columns] = dense[:, columns]
-    wide[:, columns] = made.float()
-    return Cut(kept, wide, output_error(wide, dense, gram), output_error(bare, dense, gram))
+    wide, gone = torch.zeros_like(dense), torch.ones(dense.shape[1], dtype=torch.bool)
+    wide[:, columns], gone[columns] = made.float(), False
+    whole = float(row_errors(dense, gram).sum()) or 1.0
+    bare = float(row_errors(dense[:, gone], gram[gone][:, gone]).sum()) / whole
+    return Cut(kept, wide, float(row_errors(wide - dense, gram).sum()) / whole if compensate else bare, bare)
 
 
 def columns_of(units: Tensor, unit: int) -> Tensor:
@@ -65,8 +66,7 @@ def _inverse(gram: Tensor) -> Tensor:
         damped.diagonal().copy_(gram.diagonal() + (share * mean or 1.0))
         factor, failed = torch.linalg.cholesky_ex(damped)
         if not int(failed):
-            inverse: Tensor = torch.cholesky_inverse(factor)
-            return inverse
+            return torch.cholesky_inverse(factor)
     raise ModelError("the Gram matrix of the inputs cannot be inverted; give more calibration text")
 
 
@@ -92,4 +92,5 @@ def _costs(dense: Tensor, inverse: Tensor, unit: int) -> Tensor:
     count = dense.shape[1] // unit
     blocks = inverse.view(count, unit, count, unit).diagonal(dim1=0, dim2=2).permute(2, 0, 1)   # [units, u, u]
     parts = dense.view(-1, count, unit).permute(1, 2, 0)                                        # [units, u, N]
-    return (parts * torch.linalg.solve(blocks, parts)).sum((1, 2))
+    costs: Tensor = (parts * torch.linalg.solve(blocks, parts)).sum((1, 2))
+    return costs

@@ -1,0 +1,90 @@
+"""`nearfield compress` from the command line: a folder made by a recipe, judged beside the one it was made of."""
+
+import json
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from nearfield.bench.footprint import Footprint
+from nearfield.cli.main import main
+from nearfield.kernels import cpu
+from pocket.mix import documents
+from pocket.template import ChatFormat
+
+RECIPE = """
+[[stage]]
+kind = "quantize"
+format = "w8"
+method = "rtn"
+profile = "compact"
+
+[evaluate]
+tokens = 512
+"""
+
+
+def chats(file: Path, seed: str) -> Path:
+    file.write_text("".join(islice(documents(Random(seed), ChatFormat()), 60)), "utf-8")
+    return file
+
+
+@pytest.fixture(autouse=True)
+def _without_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Speed and memory take eight processes, and are another test's."""
+    one = Footprint(1, 0.1, 1.0, 1.0)
+    monkeypatch.setattr("nearfield.bench.fidelity.side_by_side", lambda base, candidate: (one, one))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_a_recipe_makes_a_folder_with_its_measures(
+        recipe: Path, pocket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if reason := cpu.missing():
+        pytest.skip(reason)
+    out, text = tmp_path / "small", chats(tmp_path / "text.txt", "held out")
+    assert main(["compress", str(pocket), str(out), "--recipe", str(recipe), "--text", str(text)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("small beside pocket: near-lossless") and f"wrote {out}: " in said
+    report = json.loads((out / "report.json").read_text())
+    assert {"quantize", "compress", "fidelity"} <= report.keys()
+    assert report["fidelity"]["models"] == {"base": "pocket", "candidate": "small"}
+    assert report["compress"]["stages"][0]["options"] == {"format": "w8", "method": "rtn", "profile": "compact"}
+    assert "<html" in (out / "report.html").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.toml", "small", "text.txt"]
+
+
+def test_text_that_was_calibrated_on_does_not_count_and_the_stages_stay(
+        recipe: Path, pocket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same command with other text goes on from the finished stages."""
+    if reason := cpu.missing():
+        pytest.skip(reason)
+    recipe.write_text(RECIPE.replace('"rtn"', '"gptq"'))
+    out, seen = tmp_path / "small", chats(tmp_path / "seen.txt", "seen")
+    command = ["compress", str(pocket), str(out), "--recipe", str(recipe), "--calibration", str(seen), "--text"]
+    assert main([*command, str(seen)]) == 2
+    assert "which would flatter it; give other text" in capsys.readouterr().err
+    (made,) = (tmp_path / "small.partial").iterdir()
+    assert not out.exists()
+    before = (made / "model.safetensors").stat().st_mtime_ns
+    assert main([*command, str(chats(tmp_path / "text.txt", "held out"))]) == 0
+    assert (out / "model.safetensors").stat().st_mtime_ns == before and not (tmp_path / "small.partial").exists()
+
+
+def test_mistakes_are_one_line(recipe: Path, pocket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "small")
+    for words, message in (
+            (["--recipe", str(recipe)], "[evaluate] names no text"),
+            (["--recipe", str(tmp_path / "none.toml")], "none.toml: cannot be read"),
+            (["--recipe", str(recipe), "--text", str(tmp_path / "none.txt")], "none.txt: no such file"),
+            ([], "--recipe")):
+        assert main(["compress", str(pocket), out, *words]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]

@@ -1,0 +1,239 @@
+"""Recipes: what they may say, and stages that are done once, in order, whenever a run is killed."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nearfield.compress.compose import compress_folder
+from nearfield.compress.folder import Progress
+from nearfield.compress.recipe import Evaluation, Kind, Recipe, Stage, read_recipe, whole
+from nearfield.compress.stages import KINDS, RUNS
+from nearfield.core.errors import ConfigError, ModelError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_recipe_is_read_with_its_texts_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for name in ("texts/a.txt", "texts/b.txt", "own.txt"):
+        (tmp_path / name).write_text("x")
+    path = written(tmp_path, """
+        [[stage]]
+        kind = "prune"
+        ffn = 0.8
+        layers = -1
+
+        [[stage]]
+        kind = "distill"
+        block-local = true
+        tokens = 300_000
+        text = "generate"
+
+        [[stage]]
+        kind = "quantize"
+        fit = "3MB"
+        calibration = ["texts/a.txt", "texts/b.txt"]
+
+        [evaluate]
+        tokens = 4096
+    """)
+    own = tmp_path / "own.txt"
+    recipe = read_recipe(path, KINDS, [own], [own])
+    assert recipe == Recipe(path, (
+        Stage("prune", {"ffn": 0.8, "layers": -1}, (own,)),
+        Stage("distill", {"tokens": 300_000, "block-local": True}, None),
+        Stage("quantize", {"fit": 3_000_000}, (tmp_path / "texts/a.txt", tmp_path / "texts/b.txt"))),
+        Evaluation((own,), 4096))
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("", r"recipe\.toml: has no stages; each begins with a line \[\[stage\]\]"),
+    ("[[stage]", r"recipe\.toml: is not TOML"),
+    ("stages = []", r"recipe\.toml: unknown key 'stages' \(did you mean 'stage'\?\)"),
+    ("[[stage]]\nffn = 0.8", r"recipe\.toml: stage 1 has no kind; kinds are prune, distill, quantize"),
+    ("[[stage]]\nkind = 'quantise'", r"stage 1 is of the unknown kind 'quantise' \(did you mean 'quantize'\?\)"),
+    ("[[stage]]\nkind = 'quantize'\nfromat = 'w4'", r"stage 1 \(quantize\): unknown key 'fromat' \(did you mean "
+                                                     r"'format'\?\); known are kind, calibration, format"),
+    ("[[stage]]\nkind = 'quantize'\nformat = 'w44'", r"\(quantize\): format is 'w44' \(did you mean 'w4'\?\); it is "
+                                                      r"one of w8, w4"),
+    ("[[stage]]\nkind = 'quantize'\ngroup = 48", r"\(quantize\): group is 48; group must be one of 32, 64, 128"),
+    ("[[stage]]\nkind = 'quantize'\nfit = 'big'", r"fit is 'big'; 'big' is not a size"),
+    ("[[stage]]\nkind = 'prune'\nlayers = true", r"stage 1 \(prune\): layers is True; it is a whole number"),
+    ("[[stage]]\nkind = 'distill'\ntokens = 0", r"\(distill\): tokens is 0; it is a whole number of at least 1"),
+    ("[[stage]]\nkind = 'distill'\nblock-local = 1", r"block-local is 1; it is true or false"),
+    ("[[stage]]\nkind = 'prune'\nffn = '0.8'", r"ffn is '0\.8'; it is a number"),
+    ("[[stage]]\nkind = 'prune'\nffn = 0.8", r"stage 1 \(prune\): looks at text and names none; add calibration = "
+                                             r"\[\"FILE\"\], or give --calibration FILE"),
+    ("[[stage]]\nkind = 'prune'\ncalibration = 'none.txt'", r"\(prune\): calibration: .*none\.txt: no such file"),
+    ("[[stage]]\nkind = 'prune'\ncalibration = []", r"calibration is \[\]; it is a list of files"),
+    ("[[stage]]\nkind = 'quantize'\nmethod = 'rtn'\n[[stage]]\nkind = 'distill'\ntext = 'generate'",
+     r"stage 1 \(quantize\) makes codes, which no later stage can change; put it last"),
+    ("[[stage]]\nkind = 'quantize'\nmethod = 'rtn'\n[evaluate]", r"\[evaluate\] names no text; .* or give --text FILE"),
+    ("evaluate = 1\n[[stage]]\nkind = 'quantize'\nmethod = 'rtn'", r"\[evaluate\] must be a table, is 1"),
+    ("[[stage]]\nkind = 'quantize'\nmethod = 'rtn'\n[evaluate]\ntexts = 1", r"\[evaluate\]: unknown key 'texts' \(did "
+                                                                            r"you mean 'text'\?\)"),
+])
+def test_mistakes_name_file_stage_and_key(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(written(tmp_path, text), KINDS)
+
+
+def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml: cannot be read .*; give a recipe"):
+        read_recipe(tmp_path / "none.toml", KINDS)
+    with pytest.raises(ConfigError, match=r"has no \[evaluate\] to use --text"):
+        read_recipe(written(tmp_path, "[[stage]]\nkind = 'quantize'\nmethod = 'rtn'"), KINDS, text=[tmp_path])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: str(path.stem))
+def test_recipes_that_ship_are_whole(path: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("x")
+    recipe = read_recipe(path, KINDS, [text], [text])
+    assert recipe.evaluate is not None and {stage.kind for stage in recipe.stages} <= RUNS.keys()
+
+
+class Steps:
+    """Stages that add a line to the model's `trace`, and note that they were run."""
+
+    def __init__(self, fails: int | None = None) -> None:
+        self.done: list[int] = []
+        self.fails = fails
+        self.firsts: set[Path] = set()
+
+    def __call__(self, stage: Stage, source: Path, out: Path, first: Path, progress: Progress) -> None:
+        number = stage.options["number"]
+        if number == self.fails:
+            raise ModelError("it broke")
+        self.done.append(number)
+        self.firsts.add(first)
+        progress(1, 2)
+        shutil.copytree(source, out)
+        with (out / "trace").open("a") as file:
+            file.write(f"{number}\n")
+        (out / "report.json").write_text(json.dumps({"add": {"seconds": number * 1.5}}))
+
+
+def made(source: Path, out: Path, steps: Steps, *numbers: int, **more: Any) -> None:
+    text = "".join(f"[[stage]]\nkind = 'add'\nnumber = {number}\n" for number in numbers)
+    texts = more.pop("texts", None)
+    kind = Kind({"number": whole()}, "text", lambda options: texts is not None)
+    recipe = read_recipe(written(out.parent, text), {"add": kind}, texts)
+    compress_folder(source, out, recipe, runs={"add": steps}, **more)
+
+
+def test_stages_are_done_in_order_and_only_the_result_stays(readable: Path, tmp_path: Path) -> None:
+    out, steps, told, seen = tmp_path / "out", Steps(), [], []
+
+    def finish(folder: Path) -> None:
+        assert not out.exists() and (folder / "config.json").exists()
+        told.append((folder / "trace").read_text())
+
+    made(readable, out, steps, 3, 1, 2, finish=finish, progress=lambda *step: seen.append(step))
+    assert steps.done == [3, 1, 2] and steps.firsts == {readable} and told == ["3\n1\n2\n"]
+    assert seen == [(1, 1, 2), (2, 1, 2), (3, 1, 2)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "parent", "recipe.toml"]
+    section = json.loads((out / "report.json").read_text())["compress"]
+    assert [stage["seconds"] for stage in section["stages"]] == [4.5, 1.5, 3.0]
+    assert [stage["options"] for stage in section["stages"]] == [{"number": 3}, {"number": 1}, {"number": 2}]
+    assert section["recipe"]["name"] == "recipe.toml" and "model.safetensors" in section["parent"]["sha256"]
+    assert section["versions"]["nearfield"]
+
+
+def test_what_is_finished_is_not_done_again_and_what_differs_is(readable: Path, tmp_path: Path) -> None:
+    out, text = tmp_path / "out", tmp_path / "text.txt"
+    text.write_text("one")
+
+    def run(fails: int | None, *numbers: int) -> list[int]:
+        steps = Steps(fails)
+        try:
+            made(readable, out, steps, *numbers, texts=[text])
+        except ModelError as error:
+            assert str(error).endswith(f"recipe.toml: stage {numbers.index(fails or 0) + 1} (add): it broke")
+        return steps.done
+
+    assert run(3, 1, 2, 3) == [1, 2] and not out.exists()
+    assert run(3, 1, 2, 3) == []                # both are there
+    assert run(4, 1, 5, 4) == [5]               # another second stage
+    text.write_text("two")
+    assert run(4, 1, 5, 4) == [1, 5]            # another text
+    (readable / "tokenizer_config.json").write_text("{}")
+    assert run(4, 1, 5, 4) == [1, 5]            # another model
+    assert len(list((tmp_path / "out.partial").iterdir())) == 2
+    assert run(None, 1, 5, 4) == [4] and (out / "trace").read_text() == "1\n5\n4\n"
+    with pytest.raises(ConfigError, match="out: exists already"):
+        run(None, 1, 5, 4)
+
+
+def test_options_that_do_not_go_together_are_told_before_the_first_stage(readable: Path, tmp_path: Path) -> None:
+    path = written(tmp_path, "[[stage]]\nkind = 'prune'\nffn = 0.5\ncalibration = 'recipe.toml'\n"
+                             "[[stage]]\nkind = 'quantize'\nmethod = 'rtn'\nformat = 'w8'\ngroup = 32")
+    recipe = read_recipe(path, KINDS)
+    with pytest.raises(ConfigError, match=r"recipe\.toml: stage 2 \(quantize\): --group is of w4"):
+        compress_folder(readable, tmp_path / "out", recipe)
+    assert not (tmp_path / "out.partial").exists()
+
+
+REAL = """
+[[stage]]
+kind = "prune"
+ffn = 0.5
+[[stage]]
+kind = "distill"
+tokens = 4096
+learning-rate = 0.0003
+text = "{chats}"
+[[stage]]
+kind = "quantize"
+format = "w4"
+group = 32
+"""
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from nearfield.compress.compose import compress_folder
+from nearfield.compress.recipe import read_recipe
+from nearfield.compress.stages import KINDS
+torch.set_num_threads(int(sys.argv[5]))
+calls = 0
+def kill(stage, done, total):
+    global calls
+    calls += stage == int(sys.argv[4])
+    if calls == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+recipe = read_recipe(Path(sys.argv[3]), KINDS, [Path(sys.argv[6])])
+compress_folder(Path(sys.argv[1]), Path(sys.argv[2]), recipe, progress=kill)
+"""
+
+
+def test_real_stages_killed_in_each_of_them_make_the_same_bytes(readable: Path, chats: Path, tmp_path: Path) -> None:
+    path = written(tmp_path, REAL.format(chats=chats))
+    recipe = read_recipe(path, KINDS, [chats])
+    compress_folder(readable, tmp_path / "whole", recipe)
+    out = tmp_path / "out"
+    for stage in (1, 2, 3):
+        killed = subprocess.run([sys.executable, "-c", KILLED, str(readable), str(out), str(path), str(stage),
+                                 str(torch.get_num_threads()), str(chats)])
+        assert killed.returncode == -signal.SIGKILL and not out.exists()
+    compress_folder(readable, out, recipe)
+    names = {file.name for file in out.iterdir()}
+    assert names == {file.name for file in (tmp_path / "whole").iterdir()}
+    for name in names - {"report.json"}:        # which tells seconds
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    report = json.loads((out / "report.json").read_text())
+    assert {"prune", "distill", "quantize", "compress"} <= report.keys()
+    assert not (tmp_path / "out.partial").exists()
