@@ -21,16 +21,18 @@ def linear_names() -> dict[str, tuple[int, int]]:
     return {f"model.layers.{i}.{name}": shape for i in range(2) for name, shape in LINEARS.items()}
 
 
-def small_tensors(dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> dict[str, torch.Tensor]:
-    """A whole checkpoint of CONFIG."""
+def small_tensors(dtype: torch.dtype = torch.bfloat16, seed: int = 0, width: int = 128) -> dict[str, torch.Tensor]:
+    """A whole checkpoint of CONFIG, or of one whose hidden size, a head's size with it, is another."""
     random = torch.Generator().manual_seed(seed)
-    tensors = {"model.embed_tokens.weight": torch.randn(64, 128, generator=random),
-               "lm_head.weight": torch.randn(64, 128, generator=random), "model.norm.weight": torch.ones(128)}
-    for name, shape in linear_names().items():
+    tensors = {"model.embed_tokens.weight": torch.randn(64, width, generator=random),
+               "lm_head.weight": torch.randn(64, width, generator=random), "model.norm.weight": torch.ones(width)}
+    for name, (rows, columns) in linear_names().items():
+        # All sizes but the MLP's are the hidden size or half of it.
+        shape = [size if size == 256 else size * width // 128 for size in (rows, columns)]
         tensors[f"{name}.weight"] = torch.randn(shape, generator=random) * 0.05
     for i in range(2):
         for name in ("input_layernorm", "post_attention_layernorm"):
-            tensors[f"model.layers.{i}.{name}.weight"] = torch.ones(128)
+            tensors[f"model.layers.{i}.{name}.weight"] = torch.ones(width)
     return {name: tensor.to(dtype) for name, tensor in tensors.items()}
 
 

@@ -90,7 +90,7 @@ WEIGHTS, INPUTS = "config_groups/group_0/weights", "config_groups/group_0/input_
 
 
 @pytest.mark.parametrize(("key", "value", "message"), [
-    ("quant_method", "gptq", "quant_method 'gptq' is not supported; supported: 'compressed-tensors'"),
+    ("quant_method", "fp8", "quant_method 'fp8' is not supported; supported: 'compressed-tensors', 'awq', 'gptq'"),
     ("format", "float-quantized", "format 'float-quantized' is not supported"),
     ("format", None, "format None is not supported"),
     ("kv_cache_scheme", {"num_bits": 8}, "kv_cache_scheme is set"),

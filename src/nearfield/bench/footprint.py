@@ -12,6 +12,7 @@ from statistics import median
 
 from nearfield.bench.offline import first_token_seconds, start_all, step_seconds
 from nearfield.bench.workload import Prompts, Subject, peak_rss_gib, requests
+from nearfield.models.loader import weight_bytes
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config
 
@@ -40,11 +41,6 @@ def side_by_side(first: Path, second: Path) -> tuple[Footprint, Footprint]:
                             max(run.prefill_tokens_per_s for run in runs),
                             max(run.decode_tokens_per_s for run in runs)) for runs in zip(*turns, strict=True))
     return one, other
-
-
-def weight_bytes(folder: Path) -> int:
-    """Bytes of the files of weights."""
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
 def _apart(folder: Path, prompt: int, output: int) -> Footprint:

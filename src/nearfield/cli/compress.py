@@ -26,11 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from nearfield.bench.footprint import weight_bytes
     from nearfield.compress.compose import compress_folder
     from nearfield.compress.recipe import read_recipe
     from nearfield.compress.stages import KINDS
-    from nearfield.models.loader import find_model
+    from nearfield.models.loader import find_model, weight_bytes
 
     recipe = read_recipe(args.recipe, KINDS, args.calibration, args.text)
     source, found = find_model(args.model), dict[str, Any]()

@@ -14,7 +14,7 @@ from nearfield.kernels.ops import KVShape, OpTable
 from nearfield.kernels.select import TORCH_DTYPES
 from nearfield.models.chat_template import load_chat_template
 from nearfield.models.inventory import take_inventory
-from nearfield.models.loader import choose_storage, find_model
+from nearfield.models.loader import choose_storage, find_model, weight_bytes
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config, ModelSpec
 from nearfield.models.tokenizer import load_tokenizer
@@ -36,7 +36,7 @@ def describe(model: str | None, dtype: DType) -> dict[str, Any]:
         "parameters": parameters,
         "bytes": {name: parameters * kind.itemsize for name, kind in TORCH_DTYPES.items()},
         "stored": {"format": "dense" if storage.manifest is None else str(storage.manifest),
-                   "bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors"))},
+                   "bytes": weight_bytes(folder)},
         "layers": spec.num_layers,
         "hidden_size": spec.hidden_size,
         "heads": spec.num_heads,

@@ -34,7 +34,7 @@ def text(facts: dict[str, Any]) -> str:
         "architecture": facts["architecture"],
         "parameters": f"{facts['parameters']:,}",
         "weights": ", ".join(f"{format_bytes(n)} in {name}" for name, n in facts["bytes"].items()),
-        "stored": f"{facts['stored']['format']}; {format_bytes(facts['stored']['bytes'])} of safetensors",
+        "stored": f"{facts['stored']['format']}; {format_bytes(facts['stored']['bytes'])} of weights",
         "layers": f"{facts['layers']}, hidden size {facts['hidden_size']}",
         "heads": f"{facts['heads']} query, {facts['kv_heads']} key/value, of {facts['head_dim']}",
         "context": f"{facts['context']:,} tokens",

@@ -26,6 +26,8 @@ COMMANDS = {
     "compress": "nearfield.cli.compress",
     "analyze": "nearfield.cli.analyze",
     "evaluate": "nearfield.cli.evaluate",
+    "unpack": "nearfield.cli.unpack",
+    "convert": "nearfield.cli.convert",
     "node": "nearfield.cli.node",
     "bench": "nearfield.cli.bench",
     "info": "nearfield.cli.info",

@@ -5,7 +5,7 @@ the same command, to the same bits.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,8 @@ from nearfield.compress.report import REPORT, add_section, run_facts
 from nearfield.compress.text import read_text, text_facts
 from nearfield.compress.walk import Site, sites
 from nearfield.core.errors import ModelError
-from nearfield.formats.compressed import encode
+from nearfield.formats.compressed import encode, split
 from nearfield.formats.shards import SHARD_BYTES
-from nearfield.kernels.ops import PackedWeight
 from nearfield.models.tokenizer import load_tokenizer
 
 CHUNKS, LENGTH = 64, 512
@@ -99,22 +98,12 @@ class _Layer:
         scheme = self._plan.schemes[next(iter(site.parts))]
         form = packer(scheme)
         made = quantise(self._method, form, dense, norm, gram)
-        for name, part in _split(made.packed, site.parts).items():
+        for name, part in split(made.packed, site.parts).items():
             self.tensors |= {stored_name(name, end): tensor.cpu() for end, tensor in encode(part, scheme).items()}
         if site.norm is not None and made.norm is not norm and made.norm is not None:
             self.tensors[site.norm] = made.norm.to("cpu", self._plan.checkpoint.entry(site.norm).dtype)
         self.facts.append(asdict(Fact(tuple(site.parts), str(scheme), made.method, made.error)))
         return form.unpack(made.packed), made.norm
-
-
-def _split(packed: PackedWeight, parts: Mapping[str, tuple[int, int]]) -> dict[str, PackedWeight]:
-    """The matrices that lie one below the other in `packed`, by name."""
-    found, first = {}, 0
-    for name, shape in parts.items():
-        rows = slice(first, first + shape[0])
-        found[name] = PackedWeight(packed.format, shape, {end: held[rows] for end, held in packed.tensors.items()})
-        first += shape[0]
-    return found
 
 
 class _Layers:

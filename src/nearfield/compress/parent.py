@@ -7,6 +7,7 @@ from pathlib import Path
 from nearfield.core.errors import ModelError
 from nearfield.formats.checkpoint import Checkpoint
 from nearfield.formats.manifest import read_manifest
+from nearfield.models.gguf_folder import origin
 from nearfield.models.inventory import EMBED, HEAD, take_inventory
 from nearfield.models.loader import is_redundant
 from nearfield.models.registry import read_spec
@@ -34,8 +35,8 @@ def read_parent(source: Path) -> Parent:
     """
     config = Config.load(source / "config.json")
     if (manifest := read_manifest(config.data, config.path)) is not None:
-        raise ModelError(f"{source}: is quantised already, as {manifest}; give the folder that it was made of, or make "
-                         "it dense first: nearfield unpack")
+        raise ModelError(f"{origin(source)}: is quantised already, as {manifest}; give the folder that it was made of, "
+                         "or make it dense first: nearfield unpack")
     spec = read_spec(config)
     found, checkpoint = take_inventory(spec), Checkpoint(source)
     linears = {name: shape for parts in found.linears for name, shape in parts.items()}

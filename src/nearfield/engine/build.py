@@ -81,5 +81,5 @@ def _show(bar: "tqdm[Never]", done: int) -> None:
 
 
 def _served_name(model: str | Path | None, folder: Path) -> str:
-    """The name that clients use: the hub id as it was given, or the folder's name."""
-    return str(model) if model is not None and not Path(model).expanduser().is_dir() else folder.resolve().name
+    """The name that clients use: the hub id as it was given, or the name of the folder or file."""
+    return str(model) if model is not None and not Path(model).expanduser().exists() else folder.resolve().name

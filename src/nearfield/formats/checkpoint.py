@@ -119,6 +119,9 @@ def _locate(folder: Path) -> dict[str, Path]:
         return _read_index(index)
     if single.exists():
         return dict.fromkeys(_tensor_names(single), single)
+    if file := next(folder.glob("*.gguf"), None):
+        raise ModelError(f"{file.resolve()}: is a GGUF file, and this needs a folder of safetensors; make one first: "
+                         "nearfield unpack")
     pickles = sorted(p.name for p in folder.glob("*") if p.suffix in PICKLES)
     if pickles:
         raise ModelError(f"{folder}: has {pickles[0]} but no safetensors. Pickled weights can run code "

@@ -20,3 +20,8 @@ def check_columns(dense: Tensor, group: int, remedy: str) -> None:
     if columns % group:
         raise ConfigError(f"a matrix of {rows} x {columns} cannot be cut into groups of {group} columns; "
                           f"choose another --group ({', '.join(map(str, GROUPS))}) or {remedy}")
+
+
+def kernel_group(columns: int) -> int | None:
+    """The largest group that so many columns are made of; None where there is none."""
+    return next((group for group in sorted(GROUPS, reverse=True) if columns % group == 0), None)

@@ -1,12 +1,13 @@
-"""How a folder's matrices are stored, as its config.json says it: `quantization_config` of compressed-tensors.
+"""How a folder's matrices are stored, as its config.json says it: `quantization_config`.
 
-It is read strictly: whatever changes what the codes mean, and is not known here, is refused by its name. It
-is written with the fewest keys, since other readers refuse those that they do not know. The meaning of
-the keys is that of the compressed-tensors library (0.20, `quantization/quant_config.py` and `quant_args.py`).
+It is read strictly: whatever changes what the codes mean, and is not known here, is refused by its name. Four methods
+are known: compressed-tensors, which is also written, with the fewest keys, since other readers refuse those that they
+do not know (its keys mean what they mean to the library, 0.20, `quantization/quant_config.py` and `quant_args.py`);
+AWQ and GPTQ, as AutoAWQ and GPTQModel write them; and gguf, with which models/gguf_folder.py tells of a file.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +15,9 @@ from typing import Any, NoReturn
 from nearfield.core.errors import ModelError
 
 METHOD = "compressed-tensors"
+AWQ, GPTQ, GPTQ_V2, GGUF = "awq", "gptq", "gptq_v2", "gguf"
+EXACT_GGUF = {"Q4_0": 4, "Q8_0": 8}
+"""The types of GGUF that a format here means the same as, and their bits."""
 HEAD = "lm_head"
 _INTS, _PACKED, _MIXED = "int-quantized", "pack-quantized", "mixed-precision"
 _REMEDY = "give the folder of the unquantised model, or one that `nearfield quantize` made of it"
@@ -27,6 +31,8 @@ class Scheme:
 
     `group` columns share a scale, or with None all columns of a row; with `per_tensor` the whole matrix does.
     packed: codes lie side by side in words of 32 bits (pack-quantized), otherwise one in a byte.
+    layout: of another kind of folder than compressed-tensors, which (AWQ, GPTQ, GPTQ_V2), or a type of GGUF's.
+    rounded: no format here means the same numbers; they are rounded again, to int8 in groups of 32.
     """
 
     bits: int
@@ -34,13 +40,17 @@ class Scheme:
     symmetric: bool = True
     packed: bool = False
     per_tensor: bool = False
+    layout: str = METHOD
+    rounded: bool = False
 
     @property
     def format(self) -> str:
         """The weight format that it becomes."""
-        return f"int{self.bits}"
+        return "int8" if self.rounded else f"int{self.bits}"
 
     def __str__(self) -> str:
+        if self.rounded:
+            return f"{self.layout} read as int8, groups of 32"
         shared = "a scale a matrix" if self.per_tensor else (
             f"groups of {self.group}" if self.group else "a scale a row")
         return f"{self.format}, {shared}" + ("" if self.symmetric else ", with zero points")
@@ -52,6 +62,7 @@ class Manifest:
 
     rules: tuple[tuple[str, Scheme], ...]
     ignore: tuple[str, ...]
+    method: str = METHOD
 
     def scheme(self, module: str, kind: str = "Linear") -> Scheme | None:
         """The scheme of the layer called `module`, of class `kind`; None where it is stored dense.
@@ -71,12 +82,13 @@ class Manifest:
         return "+".join(f"w{bits}" for bits in sorted({scheme.bits for _, scheme in self.rules}))
 
     def __str__(self) -> str:
-        return "; ".join(dict.fromkeys(str(scheme) for _, scheme in self.rules)) + f" ({METHOD})"
+        return "; ".join(dict.fromkeys(str(scheme) for _, scheme in self.rules)) + f" ({self.method})"
 
 
-def quantization_config(inner: Mapping[str, Scheme], tables: Mapping[str, Scheme]) -> dict[str, Any]:
-    """What says in config.json how the layers' matrices, all of them, are stored, and those of the embeddings and the
-    head that are stored as codes; by the names of modules.
+def quantization_config(inner: Mapping[str, Scheme], tables: Mapping[str, Scheme],
+                        dense: Sequence[str] = ()) -> dict[str, Any]:
+    """What says in config.json how the layers' matrices are stored, all of them but `dense`, and those of the
+    embeddings and the head that are stored as codes; by the names of modules.
 
     A byte a code with a scale a row asks for activations that become int8 a token, as others know it; of packed codes
     that is left to whoever serves.
@@ -93,13 +105,14 @@ def quantization_config(inner: Mapping[str, Scheme], tables: Mapping[str, Scheme
         for group in groups.values():
             del group["format"]
     return {"quant_method": METHOD, "format": layouts.pop() if len(layouts) == 1 else _MIXED,
-            "quantization_status": "compressed", "config_groups": groups, "ignore": [] if HEAD in tables else [HEAD],
+            "quantization_status": "compressed", "config_groups": groups,
+            "ignore": [*dense, *([] if HEAD in tables else [HEAD])],
             "kv_cache_scheme": None}
 
 
 def _group(scheme: Scheme, targets: list[str]) -> dict[str, Any]:
     shared = {"strategy": "group", "group_size": scheme.group} if scheme.group else {"strategy": "channel"}
-    weights = {"num_bits": scheme.bits, "type": "int", "symmetric": True, **shared, "dynamic": False}
+    weights = {"num_bits": scheme.bits, "type": "int", "symmetric": scheme.symmetric, **shared, "dynamic": False}
     inputs = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
     return {"targets": targets, "weights": weights, "input_activations": None if scheme.packed else inputs,
             "output_activations": None, "format": _PACKED if scheme.packed else _INTS}
@@ -138,8 +151,52 @@ class _Reader:
 
     def manifest(self, value: Any) -> Manifest:
         data = self.table("", value)
-        if data.get("quant_method") != METHOD:
-            self.refuse("quant_method", f"{data.get('quant_method')!r} is not supported; supported: {METHOD!r}")
+        method = data.get("quant_method")
+        readers = {METHOD: self.compressed, AWQ: self.awq, GPTQ: self.gptq, GGUF: self.gguf}
+        if not isinstance(method, str) or method not in readers:
+            self.refuse("quant_method", f"{method!r} is not supported; supported: {', '.join(map(repr, readers))}")
+        return readers[method](data)
+
+    def awq(self, data: Mapping[str, Any]) -> Manifest:
+        self.only(data, {"bits": (4,), "zero_point": (True,), "version": ("gemm", "GEMM")})
+        kept = self.names("modules_to_not_convert", data.get("modules_to_not_convert") or [])
+        # A name stands for all modules that have it somewhere in theirs.
+        ignore = ("lm_head", *(f"re:.*{re.escape(name)}" for name in kept))
+        scheme = Scheme(4, self.columns(data), symmetric=False, layout=AWQ)
+        return Manifest((("Linear", scheme),), ignore, AWQ)
+
+    def gptq(self, data: Mapping[str, Any]) -> Manifest:
+        self.only(data, {"bits": (4, 8), "desc_act": (False, True, None), "lm_head": (False, True, None),
+                         "static_groups": (False, True, None), "checkpoint_format": (None, GPTQ, GPTQ_V2)})
+        for key in ("dynamic", "modules_in_block_to_quantize", "is_marlin_format"):
+            if data.get(key):
+                self.refuse(key, "is set, which is not supported")
+        moved = bool(data.get("desc_act")) and not data.get("static_groups")
+        scheme = Scheme(int(data["bits"]), self.columns(data), symmetric=data.get("sym") is not False,
+                        layout=data.get("checkpoint_format") or GPTQ, rounded=moved)
+        return Manifest((("Linear", scheme),), () if data.get("lm_head") else ("lm_head",), GPTQ)
+
+    def gguf(self, data: Mapping[str, Any]) -> Manifest:
+        modules = {name: str(kind) for name, kind in self.table("modules", data.get("modules")).items()}
+        return Manifest(tuple((name, Scheme(EXACT_GGUF.get(kind, 8), 32, layout=kind, rounded=kind not in EXACT_GGUF))
+                              for name, kind in modules.items()), (), GGUF)
+
+    def columns(self, data: Mapping[str, Any]) -> int | None:
+        """How many columns share a scale; None for all."""
+        size = data.get("group_size")
+        if isinstance(size, bool) or not isinstance(size, int) or size < -1 or size == 0:
+            self.refuse("group_size", f"must be a number of columns, or -1 for all, is {size!r}")
+        return None if size == -1 else size
+
+    def only(self, data: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]]) -> None:
+        """Refuse other values of these keys."""
+        for name, values in allowed.items():
+            value = data.get(name)
+            if not any(value is one or (type(value) is type(one) and value == one) for one in values):
+                known = ", ".join(repr(one) for one in values if one is not None)
+                self.refuse(name, f"{value!r} is not supported; supported: {known}")
+
+    def compressed(self, data: Mapping[str, Any]) -> Manifest:
         if data.get("sparsity_config") and data["sparsity_config"] != {"format": "dense"}:
             self.refuse("sparsity_config", "is set: sparse weights are not supported")
         for key in ("kv_cache_scheme", "transform_config"):

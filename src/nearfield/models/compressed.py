@@ -1,4 +1,4 @@
-"""Weights that a folder stores as codes (compressed-tensors) on their way into a model."""
+"""Weights that a folder stores as codes on their way into a model."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from nearfield.core.errors import ModelError
-from nearfield.formats.compressed import decode, join, layout
+from nearfield.formats.codecs import decode, floats, layout
+from nearfield.formats.compressed import join
 from nearfield.formats.manifest import Manifest, Scheme
 from nearfield.kernels.ops import OpTable, PackedWeight
 from nearfield.models.decoder import ModelWeights
@@ -39,39 +40,54 @@ class CompressedWeights:
 
     def matrix(self, parts: Mapping[str, int], columns: int, *, table: bool = False) -> PackedWeight:
         """The parts one below the other, prepared; raises ModelError where they are not stored alike."""
-        scheme = common_scheme(self.manifest, parts)
-        if scheme is None:
+        schemes = schemes_of(self.manifest, parts)
+        if not schemes:
             return self.dense.matrix(parts, columns, table=table)
-        if EMBED in parts and (scheme.bits != 8 or scheme.group):
-            raise ModelError(f"{_layer(EMBED)} is stored as {scheme}, which is not supported of embeddings; store them "
-                             "as int8 with a scale a row, or leave them dense: they become int8 at load")
-        return self.ops.prepare(join([self._read(name, (rows, columns), scheme) for name, rows in parts.items()]))
+        if EMBED in parts and (schemes[EMBED].format != "int8" or schemes[EMBED].group):
+            raise ModelError(f"{_layer(EMBED)} is stored as {schemes[EMBED]}, which is not supported of embeddings; "
+                             "store them as int8 with a scale a row, or leave them dense: they become int8 at load")
+        read = [self._read(name, (rows, columns), schemes[name]) for name, rows in parts.items()]
+        return self.ops.prepare(join(read))
+
+    def floats(self, name: str, shape: tuple[int, int]) -> Tensor | None:
+        """The matrix `name` that codes stand for, fp32, exactly; None where it is stored dense."""
+        scheme = schemes_of(self.manifest, [name]).get(name)
+        return None if scheme is None else floats(_layer(name), scheme, shape, self._stored(name, shape, scheme))
 
     def _read(self, name: str, shape: tuple[int, int], scheme: Scheme) -> PackedWeight:
+        return decode(_layer(name), scheme, shape, self._stored(name, shape, scheme), self.ops.round_to_nearest)
+
+    def _stored(self, name: str, shape: tuple[int, int], scheme: Scheme) -> dict[str, Tensor]:
         layer = _layer(name)
-        tensors = {end: self.source.get_exact(f"{layer}.{end}", stored.shape, stored.dtypes)
-                   for end, stored in layout(layer, scheme, *shape).items()}
-        return decode(layer, scheme, shape, tensors)
+        return {end: self.source.get_exact(f"{layer}.{end}", stored.shape, stored.dtypes)
+                for end, stored in layout(layer, scheme, *shape).items()}
 
 
 def stored_formats(manifest: Manifest, spec: ModelSpec) -> tuple[str, ...]:
-    """The formats that the layers' matrices, and a table that is stored as codes, are stored in, each once."""
+    """The formats that the layers' matrices, and a table that is stored as codes, become, each once."""
     found = take_inventory(spec)
-    inner = [common_scheme(manifest, parts) for parts in found.linears]
-    tables = [common_scheme(manifest, [name]) for name in found.tables]
-    names = ["dense" if scheme is None else scheme.format for scheme in inner]
-    return tuple(dict.fromkeys(names + [scheme.format for scheme in tables if scheme is not None]))
+    inner = [_format(manifest, parts) or "dense" for parts in found.linears]
+    tables = [_format(manifest, [name]) for name in found.tables]
+    return tuple(dict.fromkeys([*inner, *filter(None, tables)]))
 
 
-def common_scheme(manifest: Manifest, parts: Collection[str]) -> Scheme | None:
-    """The scheme of matrices that go together; None where they are dense. Raises ModelError where they differ."""
+def schemes_of(manifest: Manifest, parts: Collection[str]) -> dict[str, Scheme]:
+    """The schemes of matrices that go together; empty where they are dense. Raises ModelError for some of each."""
     schemes = {name: manifest.scheme(_layer(name), _class(name)) for name in parts}
-    first, *others = schemes.items()
-    for name, scheme in others:
-        if scheme != first[1]:
-            raise ModelError(f"{_layer(first[0])} is stored as {first[1] or 'dense'} and {_layer(name)} as "
-                             f"{scheme or 'dense'}, but they are multiplied by as one matrix; quantise both alike")
-    return first[1]
+    coded = {name: scheme for name, scheme in schemes.items() if scheme is not None}
+    if coded and len(coded) < len(schemes):
+        first = next(iter(schemes))
+        other = next(name for name in schemes if (name in coded) != (first in coded))
+        raise ModelError(f"{_layer(first)} is stored as {schemes[first] or 'dense'} and {_layer(other)} as "
+                         f"{schemes[other] or 'dense'}, but they are multiplied by as one matrix; quantise both alike, "
+                         "or make both dense: nearfield unpack")
+    return coded
+
+
+def _format(manifest: Manifest, parts: Collection[str]) -> str | None:
+    """What `join` makes of the parts; None where they are dense."""
+    formats = {scheme.format for scheme in schemes_of(manifest, parts).values()}
+    return None if not formats else (formats.pop() if len(formats) == 1 else "int8")
 
 
 def _layer(name: str) -> str:

@@ -12,6 +12,7 @@ from nearfield.core.config import DType, Weights
 from nearfield.core.errors import ConfigError, ModelError
 from nearfield.formats.checkpoint import INDEX, Checkpoint
 from nearfield.formats.dense import Dense
+from nearfield.formats.gguf import SUFFIX
 from nearfield.formats.int4 import Int4
 from nearfield.formats.int8 import Int8
 from nearfield.formats.manifest import Manifest, read_manifest
@@ -19,6 +20,8 @@ from nearfield.kernels.ops import OpTable
 from nearfield.kernels.select import TORCH_DTYPES
 from nearfield.models.compressed import CompressedWeights, stored_formats
 from nearfield.models.decoder import Decoder, ModelWeights, build_decoder
+from nearfield.models.gguf_checkpoint import GgufCheckpoint
+from nearfield.models.gguf_folder import LINK, gguf_in, open_gguf, origin
 from nearfield.models.inventory import EMBED, HEAD
 from nearfield.models.pack_cache import NoPacks, open_packs
 from nearfield.models.spec import Config, ModelSpec
@@ -39,7 +42,8 @@ def pocket_folder() -> Path:
 
 
 def find_model(model: str | Path | None) -> Path:
-    """The folder of `model`: the pocket model for None, a local folder, or a hub id.
+    """The folder of `model`: the pocket model for None, a local folder, a GGUF file (a folder made of it in the cache),
+    or a hub id.
 
     A hub id ("owner/name") is looked up in the hub's local cache and fetched where that is allowed
     (HF_HUB_OFFLINE and HF_HOME are respected). Raises ModelError.
@@ -50,9 +54,11 @@ def find_model(model: str | Path | None) -> Path:
         raise ModelError("the model's name is empty; give a folder or a hub id, or leave it out for the pocket model")
     path = Path(model).expanduser()
     if path.is_dir():
-        return path
+        return path if (inner := gguf_in(path)) is None else open_gguf(inner)
+    if path.is_file() and path.name.endswith(SUFFIX):
+        return open_gguf(path)
     if path.exists():
-        raise ModelError(f"{path}: is a file; give the model's folder")
+        raise ModelError(f"{path}: is a file; give the model's folder, or a {SUFFIX} file")
     parts = str(model).split("/")
     if len(parts) != 2 or not all(parts) or str(model).startswith((".", "~")):
         raise ModelError(f"{model}: no such folder, and not a hub id of the form owner/name")
@@ -72,11 +78,16 @@ def _from_hub(repo: str) -> Path:
         raise ModelError(f"{repo}: cannot be fetched from the hub ({type(error).__name__}: {error})") from None
 
 
+def open_checkpoint(folder: Path) -> Checkpoint | GgufCheckpoint:
+    """The tensors of a folder: safetensors, or the GGUF file that it is made of. Raises ModelError."""
+    return GgufCheckpoint(origin(folder)) if (folder / LINK).is_symlink() else Checkpoint(folder)
+
+
 class CheckpointSource:
     """The weights of a folder. `unused` are the names that nobody asked for."""
 
     def __init__(self, folder: Path, dtype: torch.dtype, *, tied: bool) -> None:
-        self._folder, self._checkpoint = folder, Checkpoint(folder)
+        self._folder, self._checkpoint = folder, open_checkpoint(folder)
         self._dtype, self._tied = dtype, tied
         self._asked: set[str] = set()
 
@@ -91,15 +102,23 @@ class CheckpointSource:
         """The files that decide the model: config.json, the index where there is one, the weights."""
         described = (self._folder / name for name in ("config.json", INDEX))
         return (*filter(Path.exists, described), *self._checkpoint.files())
+
     def get_exact(self, name: str, shape: tuple[int, ...], dtypes: Collection[torch.dtype]) -> Tensor:
         """Read a tensor as it is stored, which must be in one of `dtypes`."""
         self._asked.add(name)
         return self._checkpoint.read_exact(name, shape, dtypes)
 
     def unused(self) -> list[str]:
-        """Tensors of the checkpoint that the model has no place for, save those known to be redundant."""
+        """Tensors of the checkpoint that the model has no place for, save those known to be redundant, and biases of
+        zeros, which some quantisers add."""
         return [name for name in self._checkpoint.names()
-                if name not in self._asked and not is_redundant(name, tied=self._tied)]
+                if name not in self._asked and not is_redundant(name, tied=self._tied)
+                and not (name.endswith(".bias") and not self._checkpoint.stored(name).any())]
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the files of weights in a folder."""
+    return sum(file.stat().st_size for ending in ("safetensors", "gguf") for file in folder.glob(f"*.{ending}"))
 
 
 def is_redundant(name: str, *, tied: bool) -> bool:
@@ -158,7 +177,7 @@ def choose_storage(config: Config, weights: Weights | None = None, group: int | 
     """
     manifest = None if random_weights else read_manifest(config.data, config.path)
     if manifest is not None and weights is not None:
-        raise ConfigError(f"{config.path.parent}: is quantised already, as {manifest}; leave --weights out, "
+        raise ConfigError(f"{origin(config.path.parent)}: is quantised already, as {manifest}; leave --weights out, "
                           "or give the folder that it was made of")
     if manifest is not None:
         return Storage(Formats(Dense(), Int8(), "stored"), manifest)
@@ -190,6 +209,6 @@ def load_decoder(folder: Path, spec: ModelSpec, ops: OpTable, dtype: DType, posi
     with packs.write(source) as weights:
         decoder = build_decoder(spec, weights, ops, positions, progress)
         if unused := checkpoint.unused():
-            raise ModelError(f"{folder}: {len(unused)} tensors have no place in a {spec.model_type} model "
+            raise ModelError(f"{origin(folder)}: {len(unused)} tensors have no place in a {spec.model_type} model "
                              f"of this config, the first {unused[0]}")
     return decoder

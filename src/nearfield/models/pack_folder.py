@@ -12,19 +12,24 @@ BUDGET = 20 * 10**9
 
 
 def packs_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """packs/ in $NEARFIELD_CACHE, or else in nearfield/ of the user's cache ($XDG_CACHE_HOME, or ~/.cache).
+    """packs/ in the cache. Raises OSError for a user without a home."""
+    return cache_folder(environ) / "packs"
+
+
+def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """$NEARFIELD_CACHE, or else nearfield/ in the user's cache ($XDG_CACHE_HOME, or ~/.cache).
 
     Raises OSError for a user without a home.
     """
     if named := environ.get("NEARFIELD_CACHE"):
-        return Path(named).expanduser().absolute() / "packs"
+        return Path(named).expanduser().absolute()
     cache = Path(environ.get("XDG_CACHE_HOME", ""))
     if not cache.is_absolute():   # the rule for this variable: a relative path counts as none
         try:
             cache = Path.home() / ".cache"
         except RuntimeError:
-            raise FileNotFoundError("this user has no home folder; name one for packs in NEARFIELD_CACHE") from None
-    return cache / "nearfield" / "packs"
+            raise FileNotFoundError("this user has no home folder; name one in NEARFIELD_CACHE") from None
+    return cache / "nearfield"
 
 
 def sweep(folder: Path, budget: int = BUDGET) -> None:

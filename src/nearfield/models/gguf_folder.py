@@ -1,0 +1,80 @@
+"""A GGUF file as a model's folder: the small files that it would have, made in the user's cache, and a link to it.
+
+All who read a folder (config, tokenizer, chat template, generation) read this one; only the weights come from the
+file itself (gguf_checkpoint.py). The folder is found by what is in it, so that it is never out of date.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from nearfield.core.errors import ModelError
+from nearfield.formats.gguf import SUFFIX, GgufFile
+from nearfield.models.gguf_config import read_config
+from nearfield.models.gguf_tokenizer import tokenizer_files
+from nearfield.models.pack_folder import cache_folder
+
+LINK = f"model{SUFFIX}"
+
+
+def open_gguf(path: Path) -> Path:
+    """The folder of the model in the GGUF file `path`. Raises ModelError for a file that is not whole or holds a model
+    that is not supported, or where there is no place for the folder."""
+    file = GgufFile.read(path.absolute())
+    small = {"config.json": (json.dumps(read_config(file), indent=2) + "\n").encode(), **tokenizer_files(file)}
+    digest = hashlib.sha256(repr((str(file.path), sorted(small.items()))).encode()).hexdigest()[:32]
+    try:
+        cache = cache_folder() / "gguf"
+        cache.mkdir(parents=True, exist_ok=True)
+        _sweep(cache)
+        folder = cache / digest / path.stem      # a served model has its folder's name
+        if not folder.is_dir():
+            _make(folder, file.path, small)
+        return folder
+    except OSError as error:
+        raise ModelError(f"{path}: there is no place for its config and tokenizer ({error}); name a folder in "
+                         "NEARFIELD_CACHE, or make a folder of it: nearfield unpack") from None
+
+
+def origin(folder: Path) -> Path:
+    """What a user calls the model in `folder`: the GGUF file that it was made of, or the folder."""
+    link = folder / LINK
+    return link.readlink() if link.is_symlink() else folder
+
+
+def gguf_in(folder: Path) -> Path | None:
+    """The GGUF file that a folder without a config.json consists of. Raises ModelError where there are several."""
+    if (folder / "config.json").exists():
+        return None
+    files = sorted(folder.glob(f"*{SUFFIX}"))
+    if len(files) > 1:
+        raise ModelError(f"{folder}: holds {len(files)} models, {', '.join(file.name for file in files)}; name one")
+    return files[0] if files else None
+
+
+def _make(folder: Path, path: Path, small: Mapping[str, bytes]) -> None:
+    """Make the folder under another name; whoever comes first gives it its own."""
+    partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent.parent))
+    try:
+        inner = partial / folder.name
+        inner.mkdir()
+        for name, data in small.items():
+            (inner / name).write_bytes(data)
+        (inner / LINK).symlink_to(path)
+        try:
+            partial.rename(folder.parent)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sweep(cache: Path) -> None:
+    """Remove the folders of files that are gone."""
+    for folder in cache.glob("*/*"):
+        if not (folder / LINK).exists():
+            shutil.rmtree(folder.parent, ignore_errors=True)
