@@ -26,7 +26,6 @@ from tokenizers import Tokenizer
 from nearfield import LLM, SamplingParams
 from nearfield.bench.divergence import band, figures
 from nearfield.bench.fidelity import LENGTH, Served, divergence
-from nearfield.bench.footprint import weight_bytes
 from nearfield.compress.calibrated import quantize_calibrated
 from nearfield.compress.folder import quantize_folder
 from nearfield.compress.plan import Target
@@ -37,7 +36,7 @@ from nearfield.formats.compressed import decode, layout
 from nearfield.formats.manifest import read_manifest
 from nearfield.kernels.reference.quantized import dequantize
 from nearfield.models.inventory import take_inventory
-from nearfield.models.loader import CheckpointSource, pocket_folder
+from nearfield.models.loader import CheckpointSource, pocket_folder, weight_bytes
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config
 from nearfield.models.tokenizer import load_tokenizer
