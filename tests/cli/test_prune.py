@@ -19,7 +19,7 @@ def test_what_went_is_told_and_the_rest_serves(pocket: Path, tmp_path: Path, tex
                                                capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "small"
     assert main(["prune", str(pocket), str(out), "--ffn", "0.8", "--layers", "-1", "--heads", "-1",
-                 "--calibration", str(make_text(tmp_path / "long.txt", 15_000))]) == 0
+                 "--calibration", str(make_text(tmp_path / "long.txt", 20_000))]) == 0
     told = capsys.readouterr().out
     assert f"wrote {out}: " in told and "layers: 6 to 5\n" in told and "key/value heads: 2 to 1\n" in told
     assert "channels of each MLP: 768 to 608 (to quantise it to w4, give --group 32)\n" in told
