@@ -16,7 +16,7 @@ HELP = "compare a quantised or smaller model with the one it was made of"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("base", metavar="BASE", help="the folder or hub id of the model it was made of")
-    parser.add_argument("candidate", metavar="CANDIDATE", help="the folder or hub id of the model to judge")
+    parser.add_argument("candidate", metavar="CANDIDATE", help="the folder, hub id or .gguf file of the model to judge")
     parser.add_argument("--text", metavar="FILE", type=Path, nargs="+", required=True,
                         help="UTF-8 text like what the model is used for, and not what it was calibrated on")
     parser.add_argument("--tokens", metavar="N", type=count, default=_TOKENS,

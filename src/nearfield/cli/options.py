@@ -35,7 +35,7 @@ def size(text: str) -> int:
 def add_model(parser: argparse.ArgumentParser) -> None:
     """MODEL, which may be left out."""
     parser.add_argument("model", metavar="MODEL", nargs="?",
-                        help="a model's folder or hub id (default: the pocket model that ships inside)")
+                        help="a model's folder, hub id or .gguf file (default: the pocket model that ships inside)")
 
 
 def add_dtype(parser: argparse.ArgumentParser) -> None:

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
     from nearfield.compress.quantize.options import QuantizeOptions
     from nearfield.compress.quantized import quantize_model
-    from nearfield.models.loader import find_model
+    from nearfield.models.loader import find_model, weight_bytes
 
     options = QuantizeOptions(args.format, args.group, args.fit, args.method, args.profile, args.device)
     method = options.chosen(args.calibration is not None)
@@ -56,14 +56,10 @@ def run(args: argparse.Namespace) -> int:
             bar.total = total
             bar.update(done - bar.n)
         quantize_model(source, args.out, options, args.calibration, progress=show)
-    before, after = _weights_bytes(source), _weights_bytes(args.out)
+    before, after = weight_bytes(source), weight_bytes(args.out)
     print(f"wrote {args.out}: {args.format or 'int8 and int4'}, {format_bytes(after)} of weights, "
           f"{after / before:.0%} of before")
     return 0
-
-
-def _weights_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def _one_of(names: tuple[str, ...]) -> Callable[[str], str]:
