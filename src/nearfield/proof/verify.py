@@ -5,25 +5,30 @@ and tokens are compared with one. What can not be said, for want of something th
 only the client knows, is said to be unchecked.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
-from nearfield.core.request import SamplingParams
+from nearfield.core.request import Output, SamplingParams
 from nearfield.core.types import FinishReason, TokenId
 from nearfield.engine.answer import AnswerRules
 from nearfield.engine.build import Loaded
 from nearfield.engine.text import TextStream
 from nearfield.proof.approximate import MAX_DISTANCE, PREFIX, Sketcher, agrees, distance, sketch_hash
+from nearfield.proof.difference import difference
 from nearfield.proof.digest import STATES_PER_DIGEST, digests_of, hash_ids, state_root
 from nearfield.proof.disclosure import Disclosure
 from nearfield.proof.errors import ReceiptError
-from nearfield.proof.keys import key_bytes, verify_signature
+from nearfield.proof.keys import key_bytes, key_text, verify_signature
 from nearfield.proof.nonces import seed_of
-from nearfield.proof.receipt import Receipt, SeedSource
+from nearfield.proof.receipt import LimitSource, Receipt, SeedSource
 from nearfield.proof.replay import Answer, Replayed, replay
 from nearfield.proof.report import Check, Outcome, Report, agree, failed, passed, unchecked
 from nearfield.proof.sampler_spec import FIELDS, canonical, sampler_hash
 from nearfield.proof.subject import Subject
+
+SKEW = 300.0
+"""Seconds by which the clocks of a node and of its verifier may differ."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,8 @@ class Known:
 
     prompt_ids: of the prompt that was sent, tokenised here. params: the options that were sent, with the model's
     defaults; their max_tokens may be None. index, sample_index: the answer's place in the response, and among those
-    of its prompt. text: what was delivered. usage: the prompt and completion tokens that were billed. as_delivered:
-    what a server makes of the tokens' text before it delivers it, such as taking calls of tools out of it.
+    of its prompt. text: of the answer, as it was delivered. between: the Unix seconds, by the clock here, of which the
+    request was taken in at one.
     """
 
     prompt_ids: tuple[TokenId, ...] | None = None
@@ -45,8 +50,7 @@ class Known:
     node_nonce: bytes | None = None
     public_key: str | None = None
     text: str | None = None
-    usage: tuple[int, int] | None = None
-    as_delivered: Callable[[str], str] = str
+    between: tuple[float, float] | None = None
 
 
 def verify(disclosure: Disclosure, loaded: Loaded, subject: Subject, known: Known, *,
@@ -64,7 +68,7 @@ def verify(disclosure: Disclosure, loaded: Loaded, subject: Subject, known: Know
         raise ReceiptError(f"the receipt is of profile {receipt.profile}; the model as it was opened here computes "
                            f"{subject.profile}: give the dtype and weights of the receipt, on a machine that has them")
     checks = [*_origin(disclosure, known), *_seed(receipt, known), *_words(disclosure, subject, known),
-              *_counts(disclosure, known)]
+              *_counts(disclosure, subject, known)]
     if known.prompt_ids is None:
         why = "the prompt is not known: give it to compute the answer again"
     elif any(check.outcome is Outcome.FAIL and check.name in ("model", "prompt", "sampler", "output", "counts")
@@ -72,8 +76,9 @@ def verify(disclosure: Disclosure, loaded: Loaded, subject: Subject, known: Know
         why = "the answer is not computed again, since it is not the one that the receipt is of"
     else:
         _require_room(disclosure, known.prompt_ids, subject)
-        return Report((*checks, *_replayed(disclosure, loaded, known, known.prompt_ids)), approximate)
-    return Report((*checks, *(unchecked(name, why) for name in ("states", "tokens", "finish", "text"))), approximate)
+        again, outputs = _replayed(disclosure, loaded, known, known.prompt_ids)
+        return Report((*checks, *again), approximate, outputs)
+    return Report((*checks, *(unchecked(name, why) for name in ("states", "tokens", "finish"))), approximate)
 
 
 def chain_fault(receipts: Sequence[Receipt]) -> str | None:
@@ -95,8 +100,12 @@ def _origin(disclosure: Disclosure, known: Known) -> Iterator[Check]:
     receipt = disclosure.signed.receipt
     good = verify_signature(disclosure.signed)
     yield passed("signature") if good else failed("signature", "the key in the receipt has not signed it")
-    if known.public_key is not None:
+    if known.public_key is None:
+        yield unchecked("node", f"any key could have signed, this was {key_text(receipt.public_key)}; give the node's "
+                        "with --node-key")
+    else:
         yield agree("node", "public key", key_bytes(known.public_key), receipt.public_key)
+    yield _time(receipt, known)
     if known.response_id is not None:
         yield agree("response", "id", known.response_id, receipt.response_id)
     if known.client_nonce is None:
@@ -104,10 +113,29 @@ def _origin(disclosure: Disclosure, known: Known) -> Iterator[Check]:
     else:
         yield agree("client nonce", "nonce", known.client_nonce, receipt.client_nonce)
     if known.node_nonce is None:
-        yield unchecked("node nonce", "the node drew it with the request in hand: that it tried several seeds "
-                        "and kept one is not excluded; fetch it beforehand")
+        yield unchecked("node nonce", "not known: unless one was fetched beforehand, and is given here, the node drew "
+                        "it with the request in hand, and may have tried several seeds and kept one")
     else:
         yield agree("node nonce", "nonce", known.node_nonce, receipt.node_nonce)
+
+
+def _time(receipt: Receipt, known: Known) -> Check:
+    """Chat templates may tell the date: a node must not choose it."""
+    told = _utc(receipt.created)
+    if known.between is None:
+        return unchecked("time", f"when the request was sent is not known; the receipt has {told}")
+    first, last = known.between[0] - SKEW, known.between[1] + SKEW
+    if first <= receipt.created <= last:
+        return passed("time", told)
+    return failed("time", f"the receipt has {told}, and by the clock here the request was taken in between "
+                  f"{_utc(first)} and {_utc(last)}")
+
+
+def _utc(seconds: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(max(0, int(seconds)), UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError):
+        return f"{seconds} s after 1970"
 
 
 def _seed(receipt: Receipt, known: Known) -> Iterator[Check]:
@@ -152,13 +180,13 @@ def _options(used: SamplingParams, asked: SamplingParams | None) -> Check:
     """Whether the answer was sampled as was asked."""
     if asked is None:
         return unchecked("options", "what the request asked for is not known; the receipt's are taken")
-    mine = canonical(asked, asked.max_tokens or used.max_tokens or 1)
+    mine = canonical(asked, used.max_tokens or 1)   # the limit is a check of its own
     wrong = next((name for name in FIELDS if getattr(mine, name) != getattr(used, name)), None)
     return passed("options") if wrong is None else (
         failed("options", f"{wrong}: the request has {getattr(mine, wrong)}, the receipt {getattr(used, wrong)}"))
 
 
-def _counts(disclosure: Disclosure, known: Known) -> Iterator[Check]:
+def _counts(disclosure: Disclosure, subject: Subject, known: Known) -> Iterator[Check]:
     receipt, count = disclosure.signed.receipt, len(disclosure.output_ids)
     prompt = receipt.prompt_tokens if known.prompt_ids is None else len(known.prompt_ids)
     if not count:
@@ -168,12 +196,35 @@ def _counts(disclosure: Disclosure, known: Known) -> Iterator[Check]:
     else:
         yield agree("counts", "prompt and completion tokens", (prompt, count),
                     (receipt.prompt_tokens, receipt.completion_tokens))
-    if known.usage is None:
-        yield unchecked("usage", "what was billed is not known")
-    elif known.usage == (prompt, count):
-        yield passed("usage")
-    else:
-        yield failed("usage", f"prompt and completion tokens are {(prompt, count)}, billed were {known.usage}")
+    yield unchecked("cached", f"that {receipt.cached_tokens} of the prompt's tokens were in the cache is the node's "
+                    "word: a replay can not tell")
+    yield _limit(disclosure, subject, known.params)
+
+
+def _limit(disclosure: Disclosure, subject: Subject, asked: SamplingParams | None) -> Check:
+    """Whether the answer could become as long as was asked for: what is held to one token ends rightly after it."""
+    receipt, held = disclosure.signed.receipt, disclosure.sampler.max_tokens or 0
+    if asked is None:
+        return unchecked("limit", f"what the request asked for is not known; the answer was held to {held} tokens")
+    if asked.max_tokens is not None and held == asked.max_tokens:
+        return passed("limit")
+    if receipt.limit_source is LimitSource.PAYMENT and held < (asked.max_tokens or held + 1):
+        return passed("limit", f"the node says that what was paid for held the answer to {held} tokens; compare that "
+                      f"with the payment: the request {_wish(asked)}")
+    if asked.max_tokens is not None:
+        return failed("limit", f"the request {_wish(asked)}, the receipt has {held}")
+    room = subject.max_context - receipt.prompt_tokens
+    if held == room:
+        return passed("limit")
+    if receipt.finish_reason is FinishReason.STOP:
+        return passed("limit")   # the answer ended by itself, before any
+    return failed("limit", f"the node held the answer to {held} tokens, and the request {_wish(asked)}; the context as "
+                  f"the model was opened here has room for {room}: give --max-context "
+                  f"{receipt.prompt_tokens + held} if that is the node's max_model_len in /v1/models")
+
+
+def _wish(asked: SamplingParams) -> str:
+    return "named no limit" if asked.max_tokens is None else f"asked for {asked.max_tokens}"
 
 
 def _require_room(disclosure: Disclosure, prompt_ids: Sequence[TokenId], subject: Subject) -> None:
@@ -183,27 +234,26 @@ def _require_room(disclosure: Disclosure, prompt_ids: Sequence[TokenId], subject
                            f"{subject.max_context}; give it more with --kv-memory")
 
 
-def _replayed(disclosure: Disclosure, loaded: Loaded, known: Known, prompt_ids: tuple[TokenId, ...]) -> Iterator[Check]:
+def _replayed(disclosure: Disclosure, loaded: Loaded, known: Known,
+              prompt_ids: tuple[TokenId, ...]) -> tuple[list[Check], tuple[Output, ...]]:
+    """The checks against the answer computed again, and what an engine hands out of its tokens."""
     used, vocab = disclosure.sampler, loaded.engine.vocab_size
     for name, ids in (("prompt", prompt_ids), ("output", disclosure.output_ids),
                       ("sampler", (*used.stop_token_ids, *used.logit_bias))):
         if any(not 0 <= token < vocab for token in ids):
-            yield failed(name, f"a token id is outside the vocabulary of {vocab}")
-            return
+            return [failed(name, f"a token id is outside the vocabulary of {vocab}")], ()
     receipt = disclosure.signed.receipt
-    again = replay(loaded, Answer(prompt_ids, disclosure.output_ids, used, receipt.seed, receipt.sample_index))
+    params = replace(used, logprobs=known.params.logprobs if known.params is not None else None)
+    again = replay(loaded, Answer(prompt_ids, disclosure.output_ids, params, receipt.seed, receipt.sample_index))
     if receipt.profile.startswith(PREFIX):
-        yield from _resembling(disclosure, again)
+        checks = [*_resembling(disclosure, again)]
     else:
-        yield _states(disclosure, again)
-        yield _tokens(disclosure.output_ids, again.tokens)
-    finish, text = _finish(disclosure, loaded, prompt_ids)
-    text = known.as_delivered(text)
-    yield finish
-    if known.text is None:
-        yield unchecked("text", "what was delivered is not known")
-    else:
-        yield passed("text") if known.text == text else failed("text", _difference(text, known.text))
+        checks = [_states(disclosure, again), _tokens(disclosure.output_ids, again.tokens)]
+    finish, outputs = _finish(disclosure, loaded, prompt_ids, again)
+    if known.text is not None:
+        found = difference("".join(output.text for output in outputs), known.text, "the text")
+        checks.append(passed("text") if found is None else failed("text", found))
+    return [*checks, finish], outputs
 
 
 def _states(disclosure: Disclosure, again: Replayed) -> Check:
@@ -244,26 +294,24 @@ def _resembling(disclosure: Disclosure, again: Replayed) -> Iterator[Check]:
                 f"approximate: {differ} of {len(again.tokens)} tokens would be chosen otherwise")
 
 
-def _finish(disclosure: Disclosure, loaded: Loaded, prompt_ids: Sequence[TokenId]) -> tuple[Check, str]:
-    """Whether the answer ends where and as it should, and its text."""
-    used, ids, told = disclosure.sampler, disclosure.output_ids, disclosure.signed.receipt.finish_reason
+def _finish(disclosure: Disclosure, loaded: Loaded, prompt_ids: Sequence[TokenId],
+            again: Replayed) -> tuple[Check, tuple[Output, ...]]:
+    """Whether the answer ends where and as it should, and what an engine hands out until there."""
+    used, ids, receipt = disclosure.sampler, disclosure.output_ids, disclosure.signed.receipt
     words = None if loaded.tokenizer is None else TextStream(loaded.tokenizer, used, after=prompt_ids[-1])
     rules = AnswerRules(used, loaded.engine.eos_ids, used.max_tokens or len(ids), words)
-    pieces: list[str] = []
-    ended: FinishReason | None = None
-    for place, token in enumerate(ids):
+    outputs: list[Output] = []
+    for place, (token, logprob) in enumerate(zip(ids, again.logprobs, strict=True)):
         taken = rules.take(token)
-        pieces.append(taken.text)
-        ended = taken.reason
-        if ended is not None and place + 1 < len(ids):
-            return failed("finish", f"token {place} ends the answer ({ended}), and {len(ids) - place - 1} more "
-                          "follow"), "".join(pieces)
-    text = "".join(pieces)
+        outputs.append(Output(
+            "replay", (token,), taken.text, () if logprob is None else (logprob,), taken.reason, len(prompt_ids),
+            receipt.cached_tokens, place + 1, stop_text=taken.stop_text))
+        if taken.reason is not None and place + 1 < len(ids):
+            return failed("finish", f"token {place} ends the answer ({taken.reason}), and {len(ids) - place - 1} more "
+                          "follow"), tuple(outputs)
+    ended, told = outputs[-1].finish_reason, receipt.finish_reason
     if ended is None:
-        return failed("finish", f"the receipt says {told}, and the answer goes on after token {len(ids) - 1}"), text
-    return (passed("finish") if ended is told else failed("finish", f"expected {ended}, receipt has {told}")), text
+        return failed("finish", f"the receipt says {told}, and the answer goes on after token {len(ids) - 1}"), (
+            tuple(outputs))
+    return agree("finish", "reason", ended, told), tuple(outputs)
 
-
-def _difference(right: str, given: str) -> str:
-    same = next((i for i, (a, b) in enumerate(zip(right, given, strict=False)) if a != b), min(len(right), len(given)))
-    return f"differs from the tokens' at character {same} (of {len(right)}; {len(given)} were delivered)"

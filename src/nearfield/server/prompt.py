@@ -110,7 +110,10 @@ async def encode_text(service: Service, text: str, *, add_special: bool) -> list
 async def encode_chat(service: Service, messages: Sequence[Message], *,
                       tools: Sequence[Tool] | None = None, variables: Mapping[str, Any] | None = None,
                       add_generation_prompt: bool = True, at: float | None = None) -> list[int]:
-    """Ids of a chat at a time (Unix seconds; None: now). Raises ApiError when the model's template can not express it."""
+    """Ids of a chat at a time (Unix seconds; None: now).
+
+    Raises ApiError when the model's template can not express it.
+    """
     template = service.template
     if template is None:
         raise bad_request(f"{service.name} has no chat template; use /v1/completions", "messages")
