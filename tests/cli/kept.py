@@ -19,9 +19,9 @@ CHAT = {"messages": [{"role": "user", "content": "Tell me about the sea."}]}
 CHATS, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 
-def opened() -> Loaded:
-    """The pocket model as SAME says."""
-    return load_engine(None, EngineConfig(dtype="fp32", kv_memory=16 << 20, threads=1))
+def opened(folder: Path | None = None) -> Loaded:
+    """The pocket model, or that of `folder`, as SAME says."""
+    return load_engine(folder, EngineConfig(dtype="fp32", kv_memory=16 << 20, threads=1))
 
 
 @contextmanager

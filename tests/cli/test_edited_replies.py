@@ -144,6 +144,7 @@ def test_a_name_that_stands_twice(chat: Kept) -> None:
     """Readers that take the first of two and readers that take the last see different replies."""
     twice = chat.reply.replace(b'"content":', b'"content":"EVIL","content":', 1)
     assert "stands twice" in chat.fault(twice)
+    assert chat.fault(chat.reply.decode().encode("utf-16"))
 
 
 @pytest.mark.parametrize("data", [b"", b"EVIL", b"{}", b"[]", b'{"choices": []', b'{"choices": 1e999}', b"\xff\xfe",
@@ -180,6 +181,10 @@ def test_an_edited_stream(stream: Kept) -> None:
         "an event of a kind": [b"event: note", *whole], "an error": [b'data: {"error": {"message": "x"}}', *whole],
         "two choices": [whole[0].replace(b'"choices":[', b'"choices":[{"index":0,"delta":{"content":"x"}},'),
                         *whole[1:]],
+        "hidden in a comment": [b": x\rdata: " + whole[texts[3]], *whole],
+        "hidden by another line end": [b": x\x0bdata: " + whole[texts[3]], *whole],
+        "two lines of an event": [whole[0] + b"\n" + whole[1], *whole[2:]],
+        "a name twice": [part.replace(b'"content":', b'"content":"EVIL","content":') for part in whole],
         "receipts": [*whole[:-1], b'data: {"choices": [], "receipts": []}', whole[-1]]}
     for name, edited in edits.items():
         assert edited != whole, name

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", metavar="FILE", type=Path,
                         help="prompts, one a line, to draw from (default: made up)")
     parser.add_argument("--api-key-file", metavar="FILE", type=Path, help="the file that holds the key to the node")
-    parser.add_argument("--node-key", metavar="KEY", help="the node's public key, ed25519:...")
+    parser.add_argument("--node-key", metavar="KEY", type=options.node_key, help="the node's public key, ed25519:...")
     parser.add_argument("--approximate", action="store_true",
                         help="accept receipts of a node whose bits nobody can repeat, within a tolerance")
     options.add_sampling(parser, max_tokens=64)
@@ -45,13 +45,10 @@ def run(args: argparse.Namespace) -> int:
     from nearfield.cli.questions import questions
     from nearfield.engine.build import load_engine
     from nearfield.proof.audit import Auditor
-    from nearfield.proof.keys import key_bytes
     from nearfield.proof.model_root import subject_of
 
     prompts = _lines(args.prompts) if args.prompts else ()
     headers = {"Authorization": f"Bearer {_lines(args.api_key_file)[0]}"} if args.api_key_file else {}
-    if args.node_key is not None:
-        key_bytes(args.node_key)   # a typing error is none of the node's
     loaded = load_engine(args.model, EngineConfig(**options.engine_options(args)), progress=True)
     verifier = Verifier(loaded, subject_of(loaded), args.approximate)
     with httpx.Client(base_url=args.url, headers=headers, timeout=600) as http:

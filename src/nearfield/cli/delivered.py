@@ -19,6 +19,7 @@ from nearfield.server.answers import Usage, Whole
 from nearfield.server.prompt import Job
 
 _EVENT = re.compile(rb"^data: ?[\[{]", re.MULTILINE)
+_COMMENT = re.compile(rb":[ -~]*")
 
 
 def is_reply(data: bytes) -> bool:
@@ -102,11 +103,17 @@ def _index(event: dict[str, Any]) -> int | None:
 
 
 def _read_events(data: bytes) -> list[dict[str, Any]]:
-    """The objects of a stream of server-sent events, which ends as it should. Raises ReceiptError."""
-    lines = [line for line in data.replace(b"\r\n", b"\n").split(b"\n") if line and not line.startswith(b":")]
-    if wrong := next((line for line in lines if not line.startswith(b"data:")), None):
-        raise ReceiptError(f"the stream has a line that is no event's data: {wrong[:60]!r}")
-    events = [line.removeprefix(b"data:").strip() for line in lines]
+    """The objects of a stream of server-sent events, which ends as it should. Raises ReceiptError.
+
+    Nothing stands in it that one client could read otherwise than another: one line of data an event, and comments of
+    plain characters.
+    """
+    events: list[bytes] = []
+    for block in data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n\n"):
+        lines = [line for line in block.split(b"\n") if line and not _COMMENT.fullmatch(line)]
+        if len(lines) > 1 or not all(line.startswith(b"data:") for line in lines):
+            raise ReceiptError(f"the stream has an event that is not one line of data: {block[:60]!r}")
+        events += [line.removeprefix(b"data:").strip() for line in lines]
     if not events or events.pop() != b"[DONE]":
         raise ReceiptError("the stream does not end with data: [DONE]")
     return [_parsed(each) for each in events]
@@ -121,7 +128,7 @@ def _parsed(data: bytes) -> dict[str, Any]:
         return made
 
     try:
-        value = json.loads(data, object_pairs_hook=once)
+        value = json.loads(data.decode(), object_pairs_hook=once)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):

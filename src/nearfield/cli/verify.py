@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nonce", metavar="HEX", type=_nonce, help="the nonce that was sent in X-Receipt-Nonce")
     parser.add_argument("--node-nonce", metavar="HEX", type=_nonce,
                         help="the one that was fetched before and sent in X-Receipt-Node-Nonce")
-    parser.add_argument("--node-key", metavar="KEY", help="the node's public key, ed25519:...")
+    parser.add_argument("--node-key", metavar="KEY", type=options.node_key, help="the node's public key, ed25519:...")
     parser.add_argument("--approximate", action="store_true",
                         help="accept a receipt of a node whose bits nobody can repeat, within a tolerance")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead")
@@ -46,12 +46,9 @@ def run(args: argparse.Namespace) -> int:
     from nearfield.cli.exchange import Verifier
     from nearfield.engine.build import load_engine
     from nearfield.proof.disclosure import read_receipts
-    from nearfield.proof.keys import key_bytes
     from nearfield.proof.model_root import subject_of
     from nearfield.proof.report import lines
 
-    if args.node_key is not None:
-        key_bytes(args.node_key)   # a typing error is none of the node's
     receipts = read_receipts(_read(args.receipt))
     prompt, output = (None if path is None else _read(path) for path in (args.prompt, args.output))
     body = None if prompt is None else read_request(prompt)
