@@ -15,10 +15,10 @@ from nearfield.cli.asked import asked_by
 from nearfield.cli.delivered import compare
 from nearfield.cli.exchange import Verdict, Verifier
 from nearfield.kernels import cpu
+from nearfield.proof.claims import Known
 from nearfield.proof.disclosure import Disclosure, read_receipts
 from nearfield.proof.model_root import subject_of
 from nearfield.proof.report import Outcome
-from nearfield.proof.verify import Known
 from tests.cli.kept import CHAT, CHATS, COMPLETIONS, Files, opened, receipt_server
 from tests.proof.signer import NodeKey
 from tests.server.serving import Serving

@@ -9,6 +9,7 @@ from typing import Any
 from nearfield.core.config import EngineConfig
 from nearfield.core.request import Output, Request, SamplingParams
 from nearfield.engine.build import Loaded, load_engine
+from nearfield.proof.claims import Known
 from nearfield.proof.digest import digests_of, hash_ids, state_root
 from nearfield.proof.disclosure import Disclosure
 from nearfield.proof.model_root import subject_of
@@ -17,7 +18,7 @@ from nearfield.proof.receipt import sign
 from nearfield.proof.replay import Answer
 from nearfield.proof.report import Outcome, Report
 from nearfield.proof.subject import Subject
-from nearfield.proof.verify import Known, verify
+from nearfield.proof.verify import verify
 from tests.proof.signer import NodeKey
 
 Ids = tuple[int, ...]

@@ -9,6 +9,7 @@ import pytest
 from nearfield.core.request import Request
 from nearfield.core.types import FinishReason
 from nearfield.kernels import cpu
+from nearfield.proof.claims import Known
 from nearfield.proof.digest import hash_ids, state_root
 from nearfield.proof.disclosure import Disclosure, from_json
 from nearfield.proof.errors import ReceiptError
@@ -17,7 +18,7 @@ from nearfield.proof.receipt import LimitSource
 from nearfield.proof.replay import replay
 from nearfield.proof.report import Outcome
 from nearfield.proof.sampler_spec import sampler_hash
-from nearfield.proof.verify import Known, chain_fault
+from nearfield.proof.verify import chain_fault
 from tests.proof.node import (
     CREATED,
     PROMPTS,

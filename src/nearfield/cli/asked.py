@@ -12,8 +12,8 @@ from nearfield.core.types import TokenId
 from nearfield.engine.build import Loaded
 from nearfield.engine.loop import EngineLoop
 from nearfield.node.exchange import CARRIED
+from nearfield.proof.claims import Known
 from nearfield.proof.receipt import Receipt
-from nearfield.proof.verify import Known
 from nearfield.server.answers import Format
 from nearfield.server.body import decode
 from nearfield.server.chat import ChatFormat

@@ -83,7 +83,7 @@ def _summary(tally: "Tally") -> dict[str, int]:
 
 
 def _faults(verifier: "Verifier", exchange: "Exchange", public_key: str | None) -> list[str]:
-    from nearfield.proof.verify import Known
+    from nearfield.proof.claims import Known
 
     known = Known(client_nonce=exchange.client_nonce, node_nonce=exchange.node_nonce, public_key=public_key,
                   between=exchange.between)

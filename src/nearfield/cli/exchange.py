@@ -9,11 +9,12 @@ from nearfield.cli.asked import asked_by
 from nearfield.cli.delivered import compare
 from nearfield.core.errors import ConfigError
 from nearfield.engine.build import Loaded
+from nearfield.proof.claims import SKEW, Known
 from nearfield.proof.disclosure import Disclosure
 from nearfield.proof.receipt import Receipt
 from nearfield.proof.report import Check, Outcome, Report, failed, passed, unchecked
 from nearfield.proof.subject import Subject
-from nearfield.proof.verify import SKEW, Known, verify
+from nearfield.proof.verify import verify
 
 _ALIKE = ("response_id", "created", "public_key", "client_nonce", "node_nonce", "limit_source")
 """What the receipts of one response have in common."""

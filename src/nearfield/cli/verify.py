@@ -16,7 +16,7 @@ from nearfield.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from nearfield.cli.exchange import Verdict
-    from nearfield.proof.verify import Known
+    from nearfield.proof.claims import Known
 
 HELP = "check a receipt by computing its answer again"
 
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 def _known(args: argparse.Namespace, body: Mapping[str, Any]) -> "Known":
     """What the command line and the request's headers tell."""
     from nearfield.cli.asked import carried
-    from nearfield.proof.verify import Known
+    from nearfield.proof.claims import Known
 
     nonces = []
     for option, given, header in (("--nonce", args.nonce, "x-receipt-nonce"),
