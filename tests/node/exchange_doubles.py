@@ -13,6 +13,7 @@ from coincurve import PrivateKey
 from nacl.signing import SigningKey
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from nearfield.node.arrears import Arrears
 from nearfield.node.endpoints import Endpoint, Endpoints
 from nearfield.node.errors import NodeError
 from nearfield.node.identity import Identity
@@ -100,6 +101,9 @@ class Till:
         self.journal.append(usage)
         return not self.known
 
+    def renew(self) -> None:
+        self.journal.append("renewed")
+
     def release(self) -> None:
         self.journal.append("released")
 
@@ -141,7 +145,7 @@ class Stand:
         self.till = till or Till([])
         self.journal = self.till.journal
         self.signatures = SignatureStore(identity())
-        self.parts = Parts(MODEL, Anyone(), Plain(), self.till, self.signatures, {"prompt": "0.1"})
+        self.parts = Parts(MODEL, Anyone(), Plain(), self.till, self.signatures, {"prompt": "0.1"}, Arrears())
         self.node = Node(engine, self.parts, Endpoints(endpoints))
         self.left: asyncio.Event | None = None
         self.on_chunk: Callable[[bytes], None] = lambda _chunk: None

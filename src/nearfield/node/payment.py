@@ -1,8 +1,8 @@
 """Who pays for a request, and how much it may cost: money is set aside before the engine is asked.
 
 Ways of paying are tried in order: vouchers of a payment channel, balances of API keys. Without any the node serves
-free of charge and counts. What is set aside bounds the answer: generation stops when it is used up, and no more than
-that is ever charged.
+free of charge and counts. What is set aside bounds the answer: generation stops when it is used up. Where an engine
+counts more than could be foreseen (pictures in a prompt), the rest is taken from what the payer has left, if anything.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ class Authorisation:
 
     @property
     def max_cost_nano(self) -> int | None:
-        """The most that will be charged, in nano-dollars; None: nobody pays."""
+        """What is set aside, in nano-dollars; None: nobody pays."""
         return None if self._reservation is None else self._rate.to_nano(self._reservation.amount)
 
     def tokens_affordable(self, prompt_tokens: int) -> int | None:
@@ -86,12 +86,16 @@ class Authorisation:
         return left // self._prices.completion if self._prices.completion else None
 
     def settle(self, usage: Usage) -> bool:
-        """Charge and record a response. False: its id was recorded before, and nothing is charged."""
+        """Charge and record a response. False: its id was recorded before, and nothing is changed."""
         cost = self._prices.cost(usage)
         if self._reservation is None:
             return self._ledger.record(usage, cost)
-        cost = min(cost, self._rate.to_nano(self._reservation.amount))
         return self._ledger.record(usage, cost, self._reservation, self._rate.to_units(cost))
+
+    def renew(self) -> None:
+        """Keep what is set aside from lapsing. Raises LedgerError."""
+        if self._reservation is not None:
+            self._ledger.renew(self._reservation)
 
     def release(self) -> None:
         """End it uncharged."""
