@@ -110,7 +110,7 @@ def _node(identity: Identity, config: NodeConfig, model: str, keys: Keys, ledger
         methods.append(Vouchers(book, rate))
         table.extend(channel_endpoints(book))
     if config.payment in ("prepaid", "both"):
-        methods.append(Prepaid())
+        methods.append(Prepaid(config.facilitator_url is not None))
     if config.facilitator_url is not None:
         top_ups, recover = _top_ups(ledger, config, identity, config.facilitator_url, connections)
         table.extend(credit_endpoints(top_ups, config.endpoint))

@@ -60,6 +60,10 @@ class Endpoints:
                 return True
         return False
 
+    def methods(self, path: str) -> list[str]:
+        """The methods that `path` has."""
+        return [endpoint.method for endpoint, pattern in self._table if pattern.fullmatch(path)]
+
 
 async def _call(endpoint: Endpoint, path: Mapping[str, str], scope: Scope, receive: Receive) -> Call:
     body = await read_body(receive, MAX_BODY) if endpoint.method == "POST" else b""

@@ -1,7 +1,8 @@
 """What a node answers when it can not serve: a status, and the error object that NEAR AI's clients read.
 
-The types are those of NEAR AI's own provider: bad_request, unauthorized, insufficient_credits (402), not_found,
-payload_too_large, rate_limited, overloaded (both 429), server_error, tier_unavailable (503).
+The types are those of NEAR AI's own provider: unauthorized, insufficient_credits (402), not_found, payload_too_large,
+rate_limited (429), server_error, tier_unavailable (503); but what is wrong with a request is OpenAI's
+invalid_request_error, as the engine behind the node calls it, and not bad_request: a client sees one word for it.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 from nearfield.core.errors import NearfieldError
 
-_TYPES = {400: "bad_request", 401: "unauthorized", 402: "insufficient_credits", 404: "not_found",
+_TYPES = {401: "unauthorized", 402: "insufficient_credits", 404: "not_found",
           413: "payload_too_large", 429: "rate_limited", 503: "tier_unavailable"}
 
 
@@ -25,8 +26,13 @@ class NodeError(NearfieldError):
 
     def body(self) -> dict[str, Any]:
         """The JSON of the answer."""
-        kind = _TYPES.get(self.status, "bad_request" if self.status < 500 else "server_error")
+        kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         return {"error": {"message": self.message, "type": kind, "param": None, "code": None}}
+
+
+def no_model(name: str) -> NodeError:
+    """The refusal of any model but `name`."""
+    return NodeError(404, f"no such model here; this node serves {name!r}")
 
 
 class IdentityError(NearfieldError):

@@ -15,7 +15,7 @@ import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nearfield.node.answer import Answer, Outlet
-from nearfield.node.errors import NodeError
+from nearfield.node.errors import NodeError, no_model
 from nearfield.node.ledger import RENEWAL
 from nearfield.node.limits import Prompt, answers, capped, count_prompt, longest
 from nearfield.node.parts import Allowance, Parts, Session
@@ -35,7 +35,8 @@ PRIVATE = ("authorization", "x-signing-algo", "x-client-pub-key", "x-encryption-
 CARRIABLE = frozenset({*RECEIPT, *PRIVATE} - {"authorization"})
 # The engine has no business with the client's keys and payments, and a new body has another length.
 # One who names the request could name the answer (requested.py).
-NOT_SENT = frozenset({*PRIVATE, *RECEIPT, "x-request-id", "content-length", "transfer-encoding", "accept-encoding", "expect"})
+NOT_SENT = frozenset({*PRIVATE, *RECEIPT, "x-request-id", "content-length", "transfer-encoding", "accept-encoding",
+                      "expect"})
 
 
 RENEW_SECONDS = RENEWAL
@@ -103,7 +104,7 @@ class Exchange:
                 raise NodeError(400, "a receipt lists the answer's tokens in the clear; ask for receipts, or encrypt")
             body = session.open_request(body)
         if body.get("model") != self._parts.model:
-            raise NodeError(404, f"no such model here; this node serves {self._parts.model!r}")
+            raise no_model(self._parts.model)
         if not isinstance(body.get("stream"), bool | None):
             # Engines that take 1 for true would stream what is counted as JSON.
             raise NodeError(400, "stream must be true or false")
