@@ -4,7 +4,7 @@ Engines take the id of an answer from `request_id` or `rid`, as from the header 
 answers under one id, of which the ledger charges one. These never pass.
 
 Where answers are paid for, what passes is a list: OpenAI's fields and the sampling options that engines share. What is
-not on it could lengthen the answer (llama.cpp's n_predict) or the prompt (documents, chat_template) unseen.
+not on it could lengthen the answer (`n_predict`) or the prompt (documents, chat_template) unseen.
 """
 
 from typing import Any
