@@ -126,7 +126,7 @@ class Exchange:
         if affordable is None:
             return Granted(allowance, body)
         if affordable < many:
-            await asyncio.to_thread(allowance.release)
+            await self._parts.arrears.write(allowance.release)
             raise NodeError(402, "what is authorised pays for the prompt at most, and for no token of an answer")
         return Granted(allowance, capped(body, affordable // many, _alone(prompt, body)), affordable)
 
