@@ -1,8 +1,8 @@
 """What a node answers when it can not serve: a status, and the error object that NEAR AI's clients read.
 
 The types are those of NEAR AI's own provider: unauthorized, insufficient_credits (402), not_found, payload_too_large,
-rate_limited (429), server_error, tier_unavailable (503); but what is wrong with a request is OpenAI's
-invalid_request_error, as the engine behind the node calls it, and not bad_request: a client sees one word for it.
+rate_limited (429), server_error, tier_unavailable (503). What is wrong with a request is its bad_request at the node's
+own endpoints, and at OpenAI's invalid_request_error, as the engine behind the node says: one word for one endpoint.
 """
 
 from collections.abc import Mapping
@@ -20,14 +20,20 @@ class NodeError(NearfieldError):
     The message may reach a client: it names the header or field and the remedy, never key material.
     """
 
-    def __init__(self, status: int, message: str, *, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, status: int, message: str, *, headers: Mapping[str, str] | None = None,
+                 kind: str | None = None) -> None:
         super().__init__(message)
         self.status, self.message, self.headers = status, message, dict(headers or {})
+        self._kind = kind
+
+    @property
+    def kind(self) -> str:
+        """The error object's type; by the status where no other was given."""
+        return self._kind or _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
 
     def body(self) -> dict[str, Any]:
         """The JSON of the answer."""
-        kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return {"error": {"message": self.message, "type": kind, "param": None, "code": None}}
+        return {"error": {"message": self.message, "type": self.kind, "param": None, "code": None}}
 
 
 def no_model(name: str) -> NodeError:
