@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import insert
 
 from nearfield.cli import node_common
 from nearfield.cli.main import main
@@ -19,6 +20,7 @@ from nearfield.cli.node_register import hardware
 from nearfield.node.build import open_ledger
 from nearfield.node.config import NodeConfig
 from nearfield.node.credits import Credits
+from nearfield.node.database import ACCOUNTS, VOUCHERS
 from nearfield.node.identity import load
 from nearfield.node.usage import Usage
 from tests.node.contracts import NEAR, OWN_FUNDS, wasm
@@ -118,6 +120,62 @@ def test_tables_for_people(home: Path, capsys: pytest.CaptureFixture[str]) -> No
         out = capsys.readouterr().out
         assert all(word in out for word in words), out
     assert main(["node", "usage", "--days", "3"]) == 0
+
+
+def test_money_that_was_paid_in_another_way_is_credited_once(home: Path, tmp_path: Path,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["node", "init"]) == 0
+    key, options = tmp_path / "key", tmp_path / "node.toml"
+    key.write_text("sk-" + "a" * 40 + "\n")
+    options.write_text('payment = "prepaid"\n[prices]\nprompt = "1"\n')
+    credit = ["node", "credit", "--key-file", str(key), "--node-config", str(options)]
+    capsys.readouterr()
+    assert main([*credit, "--dollars", "2.5", "--reference", "invoice 7"]) == 0
+    assert capsys.readouterr().out == "invoice 7: credited 2.5 dollars; the key has 2.5 dollars\n"
+    assert main([*credit, "--dollars", "2.5", "--reference", "invoice 7"]) == 0
+    assert "not again; the key has 2.5 dollars" in capsys.readouterr().out
+    assert "another payment" in refused(capsys, *credit, "--dollars", "3", "--reference", "invoice 7")
+    assert main([*credit, "--dollars", "0.000000001", "--reference", "invoice 8"]) == 0
+    capsys.readouterr()
+    assert printed(capsys, "node", "earnings")["prepaid_left_nano"] == "2500000001"
+    for dollars in ("0", "-1", "nan", "x", "1e7", "0.0000000001"):
+        assert "not an amount" in refused(capsys, *credit, f"--dollars={dollars}", "--reference", "a")
+    assert "a reference has" in refused(capsys, *credit, "--dollars", "1", "--reference", "a\nb")
+    assert "takes no balances" in refused(capsys, *credit[:4], "--dollars", "1", "--reference", "a")
+    key.write_text("short\n")
+    said = refused(capsys, *credit, "--dollars", "1", "--reference", "a")
+    assert str(key) in said and "32 to 256" in said and "short" not in said
+
+
+def test_what_channels_have_paid_is_in_near(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["node", "init"]) == 0
+    ledger = open_ledger(home, NodeConfig())
+    with ledger.database.write() as connection:
+        connection.execute(insert(ACCOUNTS).values(payer="channel:a", added=2 * NEAR, spent=5 * NEAR // 4))
+        connection.execute(insert(VOUCHERS).values(channel_id="a", spent_balance=1, signature="s"))
+    ledger.database.close()
+    capsys.readouterr()
+    assert main(["node", "earnings"]) == 0
+    out = capsys.readouterr().out
+    assert "charged to channels               1.25 NEAR" in out and f"0.{'0' * 23}1 NEAR" in out
+
+
+def test_a_banner_says_what_there_is(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["node", "init"]) == 0
+    options = tmp_path / "node.toml"
+    options.write_text('payment = "prepaid"\n[prices]\nprompt = "1"\n')
+    front = ["node", "front", "http://127.0.0.1:9", "--model", "m", "--port", "0"]
+    with started(*front, "--node-config", str(options)) as (_, box):
+        assert "its signatures vouch for it" in box and "receipts  none" in box and "receipts and" not in box
+        assert "may ask, and pays" in box and "may use it" not in box
+        assert "another process serves as this node" in refused(capsys, *front)
+
+
+def test_names_that_are_none_are_refused_before_anything_is_asked(home: Path, tmp_path: Path,
+                                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    assert "not a NEAR account id" in refused(capsys, "node", "discover", "--registry", "BAD ID")
+    said = refused(capsys, "node", "init", "--import", str(tmp_path / "none"))
+    assert "no such file to import" in said and "~/.near-credentials" in said and "node init" not in said
 
 
 def test_books_that_are_not_there_are_not_made(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from coincurve import PrivateKey
 from nacl.signing import SigningKey
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from nearfield.node.arrears import Arrears
 from nearfield.node.endpoints import Endpoint, Endpoints
 from nearfield.node.errors import NodeError
 from nearfield.node.identity import Identity
@@ -100,6 +101,9 @@ class Till:
         self.journal.append(usage)
         return not self.known
 
+    def renew(self) -> None:
+        self.journal.append("renewed")
+
     def release(self) -> None:
         self.journal.append("released")
 
@@ -141,10 +145,15 @@ class Stand:
         self.till = till or Till([])
         self.journal = self.till.journal
         self.signatures = SignatureStore(identity())
-        self.parts = Parts(MODEL, Anyone(), Plain(), self.till, self.signatures, {"prompt": "0.1"})
-        self.node = Node(engine, self.parts, Endpoints(endpoints))
+        self._engine, self._endpoints = engine, Endpoints(endpoints)
+        self.use(Parts(MODEL, Anyone(), Plain(), self.till, self.signatures, {"prompt": "0.1"},
+                       Arrears()))
         self.left: asyncio.Event | None = None
         self.on_chunk: Callable[[bytes], None] = lambda _chunk: None
+
+    def use(self, parts: Parts) -> None:
+        """Serve with these."""
+        self.parts, self.node = parts, Node(self._engine, parts, self._endpoints)
 
     async def post(self, body: Mapping[str, Any] | bytes, path: str = "/v1/chat/completions",
                    headers: Sequence[tuple[bytes, bytes]] = ()) -> Answer:

@@ -13,6 +13,7 @@ from nearfield.node import background
 from nearfield.node.background import Background
 from nearfield.node.build import open_node
 from nearfield.node.config import NodeConfig
+from nearfield.node.credits import Credits
 from nearfield.node.errors import IdentityError, NodeError
 from nearfield.node.identity import create
 from nearfield.server.keys import KeyRing
@@ -65,8 +66,11 @@ def test_closing_does_not_wait_for_the_pause(caplog: pytest.LogCaptureFixture) -
 def test_one_process_is_a_node(tmp_path: Path) -> None:
     create(tmp_path / "home")
     first = open_node(tmp_path / "home", NodeConfig(), "m", KeyRing())
+    Credits(first.ledger).grant("1", "key:a", 100)
+    assert first.ledger.reserve("key:a", 60, 60)
     with pytest.raises(IdentityError, match="another process serves as this node.*NEARFIELD_NODE_HOME"):
         open_node(tmp_path / "home", NodeConfig(), "m", KeyRing())
+    assert first.ledger.account("key:a").reserved == 60     # for the answers that it is making
     first.close()
     open_node(tmp_path / "home", NodeConfig(), "m", KeyRing()).close()
 

@@ -33,6 +33,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     ('payment = "gold"', ["payment", "free, prepaid, channel, both", "'gold'"]),
     ('payment = "channel"', ["channels", "nano_dollars_per_near"]),
     ('payment = "prepaid"', ["prepaid", "prices"]), ('[prices]\nprompt = "x"\n', ["prompt", "'x'"]),
+    ('facilitator_url = "https://f"', ["facilitator_url", '"free"', '"prepaid"']),
     ('endpoint = "ftp://x"', ["endpoint", "https://"]), ("x = ", ["not TOML"]),
     ("nano_dollars_per_near = true", ["whole"]),
 ])

@@ -87,15 +87,21 @@ def test_content_parts_travel_as_json(client: Client) -> None:
     assert opened(client.encrypt(compact(parts))) == parts
     for text in ("[]", "[1,2]", '[{"a": 1}]', "[broken", "", '{"type": "text"}', '["type"]'):
         assert opened(client.encrypt(text)) == text  # a user's own words
-    assert opened(parts) == parts  # sent in clear, as the protocol has it
+    for clear in (parts, [], {"a": 1}, 5, True):
+        with pytest.raises(NodeError, match=r"messages\[0\]\.content is in the clear") as caught:
+            opened(clear)
+        assert caught.value.status == 400 and "what is it" not in caught.value.message
+    assert opened(None) is None
 
 
 @pytest.mark.parametrize("client", clients())
 def test_completions(client: Client) -> None:
     under = session(client.headers | ALL)
     assert under.open_request({"model": "m", "prompt": client.encrypt("Once")}) == {"model": "m", "prompt": "Once"}
-    assert under.open_request({"prompt": [client.encrypt("a"), "", [1, 2]]}) == {"prompt": ["a", "", [1, 2]]}
-    assert under.open_request({"prompt": [1, 2, 3]}) == {"prompt": [1, 2, 3]}
+    assert under.open_request({"prompt": [client.encrypt("a"), ""]}) == {"prompt": ["a", ""]}
+    for ids in ([1, 2, 3], [[1, 2]], [client.encrypt("a"), [1, 2]], 5):     # token ids are text in the clear too
+        with pytest.raises(NodeError, match="is in the clear"):
+            under.open_request({"prompt": ids})
     sealed = under.seal_response({"id": "cmpl-1", "choices": [{"index": 0, "text": "upon"}, {"index": 1, "text": ""}]})
     assert client.decrypt(sealed["choices"][0].pop("text")) == "upon"
     assert sealed == {"id": "cmpl-1", "choices": [{"index": 0}, {"index": 1, "text": ""}]}

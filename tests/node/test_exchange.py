@@ -184,12 +184,6 @@ def test_an_engine_without_ids_gets_some() -> None:
         signed(stand, orjson.dumps(chat(stream=True)), answer.body, first["id"])
 
 
-def test_an_id_that_the_ledger_knows_is_not_signed_again() -> None:
-    stand = Stand(Engine([reply()]), Till([], known=True))
-    assert run(stand, chat()).status == 200
-    unsigned(stand)
-
-
 def test_streams_carry_usage_whatever_the_client_says() -> None:
     for options in (None, {}, {"include_usage": False}, {"include_usage": None, "include_obfuscation": False}):
         engine = streaming()
@@ -211,7 +205,7 @@ def test_the_engine_sees_neither_keys_nor_payments() -> None:
     secret = [(b"authorization", b"Bearer sk-1"), (b"x-payments-signature", b"sig"), (b"x-model-pub-key", b"00")]
     run(Stand(engine), chat(), headers=[*secret, (b"x-receipt-nonce", b"ab" * 32), (b"x-request-id", b"me")])
     assert not {name for name, _ in secret} & set(engine.seen[0])
-    assert engine.seen[0][b"x-receipt-nonce"] == b"ab" * 32 and engine.seen[0][b"x-request-id"] == b"me"
+    assert engine.seen[0][b"x-receipt-nonce"] == b"ab" * 32 and b"x-request-id" not in engine.seen[0]
     assert int(engine.seen[0][b"content-length"]) == len(orjson.dumps(chat()))
 
 
@@ -306,8 +300,8 @@ def test_prompts_are_counted_by_the_engine_or_bounded(prompt: object, count: int
 
 
 @pytest.mark.parametrize(("method", "path"), [
-    ("GET", "/v1/chat/completions"), ("POST", "/v1/embeddings"), ("GET", "/v1/models/../secret"), ("GET", "/x"),
-    ("DELETE", "/v1/models"), ("POST", "/v1/load_lora_adapter"), ("GET", "//v1/models"), ("POST", "/v1/receipt/a")])
+    ("POST", "/v1/embeddings"), ("GET", "/v1/models/../secret"), ("GET", "/x"),
+    ("POST", "/v1/load_lora_adapter"), ("GET", "//v1/models"), ("GET", "/v1/models/other"), ("GET", "/v1/models/\0")])
 def test_what_is_not_listed_does_not_reach_the_engine(method: str, path: str) -> None:
     engine = Engine([reply()])
     answer = asyncio.run(Stand(engine).send(method, path))

@@ -5,11 +5,13 @@ import base64
 import json
 import logging
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nearfield.node.config import parse_config
@@ -81,7 +83,7 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers(-9, 2**70) | st.text
 
 
 FIELDS = ("messages", "stream", "stream_options", "max_tokens", "n", "prompt", "tools", "near_headers", "logprobs",
-          "best_of")
+          "best_of", "request_id", "rid", "n_predict", "documents")
 
 
 @given(fields=st.dictionaries(st.sampled_from(FIELDS), JSON))
@@ -90,6 +92,35 @@ def test_any_field_is_answered_or_refused(paid: ServedNode, fields: dict[str, An
     before = len(paid.node.parts.signatures)
     headers = {"Authorization": "Bearer " + "k" * 40}
     refused(paid.http.post("/v1/chat/completions", json={"model": paid.model, **fields}, headers=headers), paid, before)
+
+
+ROOTS = ("/", "/v1/", "//", "/v1/models", "/v1/models/", "/metrics", "/v1/metrics", "/tokenize", "/detokenize",
+         "/health", "/ready", "/version", "/v1/loads", "/v1/signature/", "/v1/usage/", "/v1/receipt/",
+         "/v1/attestation/report", "/v1/verify/selftest", "/pc/state/", "/v1/credits", "/v1/chat/completions")
+TAILS = st.text(max_size=12).map(lambda text: quote(text, safe="/:@;,")) | st.sampled_from(
+    ["%00", "%ff", "%2e%2e/x", "..", "a%2Fb", "%0d%0aX:1", "LONG", "%25", "[", "%"])
+
+
+@given(method=st.sampled_from(["GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "FOO"]), root=st.sampled_from(ROOTS),
+       tail=st.just("") | TAILS, query=st.none() | TAILS)
+@example("GET", "/v1/models/", "%00", None)
+@example("GET", "/v1/models/", "LONG", None)
+@example("GET", "/metrics", "", "LONG")
+@example("POST", "/tokenize", "", "LONG")
+@example("POST", "/v1/chat/completions", "", "LONG")
+@settings(deadline=None, max_examples=150)
+def test_any_path_and_query_are_answered_or_refused(node: ServedNode, method: str, root: str, tail: str,
+                                                    query: str | None) -> None:
+    body = json.dumps({"model": node.model, "messages": HI, "max_tokens": 1}) if method == "POST" else None
+    connection = HTTPConnection(node.url.removeprefix("http://"), timeout=30)
+    target = (root + tail + ("" if query is None else f"?{query}")).replace("LONG", "a" * 66_000, 1)
+    connection.request(method, target, body, {"Content-Type": "application/json"})
+    reply = connection.getresponse()
+    data = reply.read()
+    connection.close()
+    assert reply.status < 500, (reply.status, data)
+    if reply.status >= 400 and method != "HEAD":
+        assert json.loads(data)["error"]["message"]
 
 
 @given(cut=st.integers(0, 200), flip=st.integers(0, 200), header=st.sampled_from(["ed25519", "ecdsa"]),

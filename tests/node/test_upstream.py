@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 from starlette.types import Message
 
@@ -75,15 +76,17 @@ def test_bytes_and_status_pass_and_what_is_of_one_connection_does_not() -> None:
     async def talk() -> None:
         got: list[Message] = []
         given = [(b"Authorization", b"Bearer sk-1"), (b"cookie", b"c"), (b"Accept-Encoding", b"gzip"),
-                 (b"X-Mine", b"2"), (b"connection", b"x-named"), (b"x-named", b"3"), (b"host", b"node.example")]
+                 (b"X-Mine", b"2"), (b"X-Request-Id", b"me"), (b"connection", b"x-named"), (b"x-named", b"3"),
+                 (b"host", b"node.example")]
         async with engine(answer) as upstream:
             await ask(upstream, got, headers=given)
         assert got[0]["status"] == 429
         assert dict(got[0]["headers"]) == {b"retry-after": b"2", b"x-odd": b"yes", b"content-length": b"4"}
         assert b"".join(message["body"] for message in got[1:]) == b"busy" and not got[-1]["more_body"]
-        assert seen[0].startswith("post /v1/chat/completions?a=1 http/1.1\r\n") and "x-mine: 2" in seen[0]
+        assert seen[0].startswith("post /v1/chat/completions http/1.1\r\n") and "x-mine: 2" in seen[0]
         assert "accept-encoding: identity" in seen[0] and "host: 127.0.0.1" in seen[0]
-        assert not [word for word in ("sk-1", "cookie", "gzip", "x-named", "node.example") if word in seen[0]]
+        hidden = ("sk-1", "cookie", "gzip", "x-named", "node.example", "x-request-id")
+        assert not [word for word in hidden if word in seen[0]]
 
     asyncio.run(talk())
 
@@ -174,3 +177,57 @@ def test_silence_is_bounded(path: str, silence: float) -> None:
     with pytest.raises(NodeError) as caught:
         asyncio.run(ask(Upstream("http://engine", httpx.MockTransport(answer)), [], path=path))
     assert caught.value.status == 504
+
+
+async def _waits(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await head(reader)
+    await reader.read()
+
+
+def test_loads_count_what_the_engine_is_asked_for() -> None:
+    async def talk() -> None:
+        left = asyncio.Event()
+
+        async def running(upstream: Upstream) -> object:
+            got: list[Message] = []
+            await ask(upstream, got, path="/v1/loads")
+            assert got[0]["status"] == 200
+            return orjson.loads(got[1]["body"])["loads"]
+
+        async with engine(_waits) as upstream:
+            asking = [asyncio.ensure_future(ask(upstream, [], left=left)) for _ in range(2)]
+            while not upstream._running:
+                await asyncio.sleep(0.001)
+            assert await running(upstream) == [
+                {"dp_rank": 0, "num_running_reqs": 2, "num_waiting_reqs": 0, "num_total_reqs": 2}]
+            left.set()
+            await asyncio.gather(*asking)
+            assert await running(upstream) == [
+                {"dp_rank": 0, "num_running_reqs": 0, "num_waiting_reqs": 0, "num_total_reqs": 0}]
+
+    asyncio.run(talk())
+
+
+@pytest.mark.parametrize(("given", "words", "status"), [
+    (httpx.Response(404, text="Not Found"), "no such endpoint", 404), (httpx.Response(405), "no such endpoint", 404),
+    (httpx.Response(404, json={"detail": "Not Found"}), "no such endpoint", 404),
+    (httpx.Response(500, text="a secret"), "does not say why", 500)])
+def test_a_refusal_without_an_error_object_gets_one(given: httpx.Response, words: str, status: int) -> None:
+    with pytest.raises(NodeError, match=words) as caught:
+        asyncio.run(ask(Upstream("http://engine", httpx.MockTransport(lambda _: given)), [], path="/detokenize"))
+    assert caught.value.status == status and "secret" not in caught.value.message
+
+
+def test_a_refusal_with_an_error_object_passes() -> None:
+    got: list[Message] = []
+    given = httpx.Response(400, json={"error": {"message": "too long"}}, headers={"Retry-After": "3"})
+    asyncio.run(ask(Upstream("http://engine", httpx.MockTransport(lambda _: given)), got, path="/tokenize"))
+    assert got[0]["status"] == 400 and (b"retry-after", b"3") in got[0]["headers"]
+    assert orjson.loads(got[1]["body"]) == {"error": {"message": "too long"}}
+
+
+@pytest.mark.parametrize("path", ["/a\0", "/" + "a" * 66_000])
+def test_a_path_that_is_none_is_refused(path: str) -> None:
+    with pytest.raises(NodeError) as caught:
+        asyncio.run(ask(Upstream("http://engine"), [], path=path))
+    assert caught.value.status == 400

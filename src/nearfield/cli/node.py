@@ -7,6 +7,7 @@ COMMANDS = {
     "status": "nearfield.cli.node_status",
     "usage": "nearfield.cli.node_usage",
     "earnings": "nearfield.cli.node_earnings",
+    "credit": "nearfield.cli.node_credit",
     "withdraw": "nearfield.cli.node_withdraw",
     "register": "nearfield.cli.node_register",
     "discover": "nearfield.cli.node_discover",

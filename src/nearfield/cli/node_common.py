@@ -59,10 +59,20 @@ def describe_identity(identity: "Identity", home: Path) -> str:
     return "\n".join(f"{name:<12}{value}" for name, value in rows)
 
 
-def describe_node(node: "OpenNode") -> list[str]:
-    """The lines of a banner that say whose node it is, what vouches for it and what it costs."""
+def describe_keys(keys: "KeyRing", node: "OpenNode | None" = None) -> str:
+    """The line of a banner that says who may come in."""
+    if keys:
+        return "API keys  needed"
+    paid = node is not None and node.config.payment != "free"
+    return f"API keys  none: whoever reaches the port may {'ask, and pays' if paid else 'use it'}"
+
+
+def describe_node(node: "OpenNode", receipts: str | None = None) -> list[str]:
+    """The lines of a banner that say whose node it is, what vouches for it and what it costs. receipts: the profile of
+    those that it gives."""
     identity, config = node.identity, node.config
-    tee = "no TEE: its receipts and signatures vouch for it" if config.tee == "none" else "TDX, by dstack"
+    words = "its signatures vouch for it" if receipts is None else "its receipts and signatures vouch for it"
+    tee = f"no TEE: {words}" if config.tee == "none" else "TDX, by dstack"
     paid = {"free": "free of charge", "prepaid": "from balances of API keys", "channel": "by channel vouchers",
             "both": "from balances of API keys, or by channel vouchers"}
     return [

@@ -25,16 +25,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Raises ConfigError without a registry, ChainError where it can not be read."""
+    """Raises ConfigError without a registry, IdentityError where it is no account, ChainError if it is not read."""
     need_extra()
     from nearfield.node.chain import Chain
     from nearfield.node.config import read_config
+    from nearfield.node.keys import check_account
     from nearfield.node.registry import discover
 
     config = read_config(args.node_config)
-    contract = args.registry or config.registry
-    if contract is None:
+    named = args.registry or config.registry
+    if named is None:
         raise ConfigError("which registry? give --registry ACCOUNT, or write registry into the node's options")
+    contract = check_account(named)
 
     async def read() -> "Discovery":
         async with Chain(config.network, config.rpc_url) as chain:

@@ -37,11 +37,12 @@ def run(args: argparse.Namespace) -> int:
 
 def table(earned: "Earnings") -> str:
     """The sums for people."""
+    from nearfield.node.chain import near
     from nearfield.node.prices import dollars
 
     return "\n".join((
         f"{'charged to API keys':<34}{dollars(earned.prepaid_nano)} dollars",
         f"{'left on their balances':<34}{dollars(earned.prepaid_left_nano)} dollars",
-        f"{'charged to channels':<34}{earned.channel_units} units",
-        f"{'vouchers in hand':<34}{earned.voucher_units} units",
+        f"{'charged to channels':<34}{near(earned.channel_units)} NEAR",
+        f"{'vouchers in hand':<34}{near(earned.voucher_units)} NEAR",
     ))

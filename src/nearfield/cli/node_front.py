@@ -2,9 +2,10 @@
 
 import argparse
 import logging
+from contextlib import ExitStack
 from urllib.parse import urlsplit
 
-from nearfield.cli.node_common import add_config, describe_node, open_from
+from nearfield.cli.node_common import add_config, describe_keys, describe_node, open_from
 
 HELP = "put a node before an engine that serves over HTTP"
 
@@ -27,24 +28,22 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     keys = keys_of(args)
-    node = open_from(args.node_config, args.model, keys)
-    from nearfield.node.upstream import Upstream
+    with bind(args.host, args.port) as sock, ExitStack() as opened:
+        node = open_from(args.node_config, args.model, keys)
+        opened.callback(node.close)
+        from nearfield.node.upstream import Upstream
 
-    engine = Upstream(args.engine)
+        engine = Upstream(args.engine)
 
-    async def close() -> None:
-        await engine.aclose()
-        await node.aclose()
+        async def close() -> None:
+            await engine.aclose()
+            await node.aclose()
 
-    try:
-        with bind(args.host, args.port) as sock:
-            sock.listen()
-            print(box([f"model     {args.model}, served by {args.engine}", f"URL       {url_of(sock)}/v1",
-                       f"API keys  {'needed' if keys else 'none: whoever reaches the port may use it'}",
-                       *describe_node(node), "receipts  none: only Nearfield's own engine gives them"]), flush=True)
-            return serve_front(node.front(engine), sock, close)
-    finally:
-        node.close()
+        sock.listen()
+        print(box([f"model     {args.model}, served by {args.engine}", f"URL       {url_of(sock)}/v1",
+                   describe_keys(keys, node), *describe_node(node),
+                   "receipts  none: only Nearfield's own engine gives them"]), flush=True)
+        return serve_front(node.front(engine), sock, close)
 
 
 def _url(text: str) -> str:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from nearfield.node.ledger import Ledger
 
 HELP = "collect what payment channels owe, or say what would be signed"
-NEAR = 10**24
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +96,9 @@ async def _one(collector: "Collector", owed: "Owed", args: argparse.Namespace) -
 
 
 def _words(owed: "Owed") -> str:
+    from nearfield.node.chain import near
+
     channel = owed.channel
     ending = "; its sender is closing it" if channel.force_close_started is not None else ""
-    return (f"channel {channel.channel_id} of {channel.sender.account_id}: {owed.units / NEAR:g} NEAR are owed "
+    return (f"channel {channel.channel_id} of {channel.sender.account_id}: {near(owed.units)} NEAR are owed "
             f"({owed.voucher.spent_balance} yoctoNEAR vouched for, {channel.withdrawn_balance} withdrawn){ending}")

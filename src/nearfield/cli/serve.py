@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nearfield.cli import options
-from nearfield.cli.node_common import add_config, check_node, describe_node, open_from
+from nearfield.cli.node_common import add_config, check_node, describe_keys, describe_node, open_from
 from nearfield.core.config import EngineConfig, format_bytes
 from nearfield.core.errors import ConfigError
 
@@ -78,19 +78,20 @@ def run(args: argparse.Namespace) -> int:
 
 def _application(args: argparse.Namespace, loaded: "Loaded", loop: "EngineLoop", keys: "KeyRing", name: str,
                  closing: ExitStack) -> "tuple[Starlette, list[str], Close]":
-    """The server, as a NEAR node where that is asked for, what its banner says of the node, and what to close."""
+    """The server, as a NEAR node where that is asked for, what its banner says of who may use it, and what to close."""
     from nearfield.server.app import create_app
     from nearfield.server.run import nothing
 
     if not args.node:
-        return create_app(loaded, loop, keys=keys, name=name), [], nothing
+        return create_app(loaded, loop, keys=keys, name=name), [describe_keys(keys)], nothing
     node = open_from(args.node_config, name, keys)
     closing.callback(node.close)
-    notary, receipts = _notary(loaded, node)
+    notary, words = _notary(loaded, node)
     if notary is not None:
         closing.callback(notary.close)
     app = create_app(loaded, loop, name=name, receipts=notary, front=node.front)
-    return app, [*describe_node(node), receipts], node.aclose
+    about = describe_node(node, None if notary is None else notary.subject.profile)
+    return app, [describe_keys(keys, node), *about, words], node.aclose
 
 
 def _notary(loaded: "Loaded", node: "OpenNode") -> "tuple[Notary | None, str]":
@@ -121,7 +122,6 @@ def banner(loaded: "Loaded", config: EngineConfig, sock: socket.socket, keys: "K
         f"context   {loaded.engine.max_context:,} tokens a request, {config.max_seqs} requests a step",
         f"KV cache  {tokens:,} tokens in {format_bytes(loaded.kv_bytes)}",
         f"URL       {url}/v1",
-        f"API keys  {'needed' if keys else 'none: whoever reaches the port may use it'}",
         *more,
     ]
     if host not in LOOPBACK and not keys:

@@ -77,6 +77,10 @@ def reserve(connection: Connection, values: dict[str, Any]) -> None:
     connection.execute(insert(RESERVATIONS).values(values))
 
 
+def renew(connection: Connection, reservation_id: str, expires: int) -> None:
+    connection.execute(update(RESERVATIONS).where(RESERVATIONS.c.id == reservation_id).values(expires=expires))
+
+
 def unreserve(connection: Connection, reservation_id: str) -> None:
     connection.execute(delete(RESERVATIONS).where(RESERVATIONS.c.id == reservation_id))
 

@@ -6,7 +6,6 @@ held until it is whole, for the same reason. Anything but 200 passes as it is: n
 """
 
 import asyncio
-import uuid
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from starlette.types import Message, Send
 from nearfield.node.errors import NodeError
 from nearfield.node.settlement import Settlement
 from nearfield.node.sse import DONE, Event, Splitter, event
+from nearfield.node.usage import new_id
 from nearfield.node.wire import Headers, read_object, send_error, send_json
 
 MAX_JSON = 64 << 20
@@ -151,11 +151,11 @@ class _Json:
         if usage is None:
             raise NodeError(502, "the engine's answer has no usage, without which it can not be counted")
         if not _is_id(body.get("id")):
-            body["id"] = _new_id()
+            body["id"] = new_id()
             data = orjson.dumps(body)
         if self._outlet.sealer is not None:
             data = orjson.dumps(self._outlet.sealer.seal_response(body))
-        self._outlet.settlement.saw(body["id"], usage, answers=0)
+        self._outlet.settlement.saw(body["id"], usage, answers=0, held=True)
         await self._outlet.settlement.whole(sha256(data).hexdigest())
         self.started = True
         length = (b"content-length", str(len(data)).encode())
@@ -190,7 +190,11 @@ class _Stream:
             elif item.data is None:
                 sent.append(item.raw)
             else:
-                sent.append(self._pass(item))
+                try:
+                    sent.append(self._pass(item))
+                except NodeError:
+                    await self._write(sent)     # it is counted
+                    raise
         await self._write(sent)
         if not more:
             if not self._done:
@@ -210,7 +214,7 @@ class _Stream:
             return event(orjson.dumps(NodeError(502, WITHHELD).body())).raw if self._outlet.sealer else raw
         if not _is_id(chunk.get("id")):
             # An engine that gives no id gets one: the signature is asked for by it.
-            chunk["id"] = self._id or _new_id()
+            chunk["id"] = self._id or new_id()
             raw = event(orjson.dumps(chunk)).raw
         self._id = self._id or chunk["id"]
         self._outlet.settlement.saw(self._id, _usage(chunk), _answers(chunk))
@@ -220,11 +224,10 @@ class _Stream:
         return raw
 
     async def _finish(self) -> None:
+        if not self._failed:
+            self._hash.update(event(DONE).raw)
+            await self._outlet.settlement.whole(self._hash.hexdigest())
         self._done = True
-        if self._failed:
-            return
-        self._hash.update(event(DONE).raw)
-        await self._outlet.settlement.whole(self._hash.hexdigest())
 
     async def _write(self, events: list[bytes]) -> None:
         if events:
@@ -251,10 +254,6 @@ def _usage(body: dict[str, Any]) -> dict[str, Any] | None:
 
 def _is_id(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= MAX_ID and value.isprintable()
-
-
-def _new_id() -> str:
-    return f"chatcmpl-{uuid.uuid4().hex[:24]}"
 
 
 def _answers(chunk: dict[str, Any]) -> int:

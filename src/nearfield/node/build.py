@@ -9,6 +9,7 @@ import httpx
 from starlette.types import ASGIApp
 
 from nearfield.core.errors import ConfigError
+from nearfield.node.arrears import Arrears
 from nearfield.node.attestation import Attester
 from nearfield.node.background import Background, Job
 from nearfield.node.chain import NEAR, Chain
@@ -57,7 +58,8 @@ class OpenNode:
         return Node(engine, self.parts, self.endpoints)
 
     async def aclose(self) -> None:
-        """Close the connections to chain and facilitator."""
+        """Write what the ledger has not taken yet, and close the connections to chain and facilitator."""
+        await self.parts.arrears.aclose()
         await self.connections.aclose()
 
     def close(self) -> None:
@@ -108,14 +110,15 @@ def _node(identity: Identity, config: NodeConfig, model: str, keys: Keys, ledger
         methods.append(Vouchers(book, rate))
         table.extend(channel_endpoints(book))
     if config.payment in ("prepaid", "both"):
-        methods.append(Prepaid())
+        methods.append(Prepaid(config.facilitator_url is not None))
     if config.facilitator_url is not None:
         top_ups, recover = _top_ups(ledger, config, identity, config.facilitator_url, connections)
         table.extend(credit_endpoints(top_ups, config.endpoint))
         jobs.append(recover)
     if config.usage_url is not None:
         jobs.append(_reports(ledger, config.usage_url, config.usage_token_file))
-    parts = Parts(model, keys, Encryption(identity), Payment(ledger, prices, methods), signatures, pricing(prices))
+    parts = Parts(model, keys, Encryption(identity), Payment(ledger, prices, methods), signatures, pricing(prices),
+                  Arrears())
     return OpenNode(identity, config, prices, ledger, parts, Endpoints(table), Background(*jobs), connections,
                     opened.pop_all())
 

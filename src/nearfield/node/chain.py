@@ -54,6 +54,12 @@ class Signer(Protocol):
     def sign(self, data: bytes) -> bytes: ...
 
 
+def near(yocto: int) -> str:
+    """yocto-NEAR as NEAR, exactly: 1500000000000000000000000 is 1.5."""
+    whole, rest = divmod(yocto, NEAR)
+    return f"{whole}.{rest:024d}".rstrip("0").rstrip(".")
+
+
 @dataclass(frozen=True)
 class Plan:
     """A call as it would be signed: nothing secret, nothing sent. Amounts in yocto-NEAR, gas in gas units."""
@@ -68,8 +74,6 @@ class Plan:
     gas: int
 
     def __str__(self) -> str:
-        whole, rest = divmod(self.deposit, NEAR)
-        near = f"{whole}.{rest:024}".rstrip("0").rstrip(".")
         return "\n".join((
             f"network     {self.network}",
             f"signer      {self.signer_id}",
@@ -77,7 +81,7 @@ class Plan:
             f"receiver    {self.receiver_id}",
             f"method      {self.method}",
             f"arguments   {self.args.decode()}",
-            f"deposit     {near} NEAR ({self.deposit} yoctoNEAR)",
+            f"deposit     {near(self.deposit)} NEAR ({self.deposit} yoctoNEAR)",
             f"gas         {self.gas // TERAGAS} Tgas",
         ))
 

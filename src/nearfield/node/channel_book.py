@@ -5,17 +5,15 @@ as something of it is left, as after a request that failed; one that says less t
 """
 
 import asyncio
-import logging
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import insert, update
 
-from nearfield.core.errors import NearfieldError
 from nearfield.node import accounts
 from nearfield.node.accounts import Account, channel_payer
+from nearfield.node.channel_views import ChannelViews, Fetch
 from nearfield.node.database import VOUCHERS
 from nearfield.node.errors import NodeError
 from nearfield.node.keys import encode_key
@@ -25,25 +23,19 @@ from nearfield.node.vouchers import (
     Party,
     Voucher,
     check_id,
+    check_parties,
     check_voucher,
     parse_signed_state,
     parse_voucher,
 )
-
-VIEW_SECONDS = 30.0
-"""How long the chain's word is good for. A sender's forced close takes days, and deposits only grow."""
-MAX_VIEWS = 4096
-
-Fetch = Callable[[str], Awaitable[ChannelView | None]]
-"""Reads a channel from the chain; None where it has none of that id."""
 
 
 class ChannelBook:
     """Takes vouchers for `receiver`, the node's account and key."""
 
     def __init__(self, ledger: Ledger, fetch: Fetch, receiver: Party) -> None:
-        self._ledger, self._fetch, self._receiver = ledger, fetch, receiver
-        self._views: OrderedDict[str, tuple[float, ChannelView]] = OrderedDict()
+        self._ledger, self._receiver = ledger, receiver
+        self._views = ChannelViews(fetch, ledger.clock)
 
     async def take(self, header: str) -> str:
         """Check a voucher and keep it, if it is worth more than the last. Returns the payer.
@@ -71,20 +63,18 @@ class ChannelBook:
     async def state(self, channel_id: str) -> dict[str, Any]:
         """`GET /pc/state/{channel_id}`. Raises NodeError: 400, 404 or 503."""
         check_id(channel_id)
-        channel = await self._view(channel_id)
+        channel = await self._views.get(channel_id)
         if channel is None:
             raise NodeError(404, "Payment channel not found")
         account = await asyncio.to_thread(self._ledger.account, channel_payer(channel_id))
         return _state(channel_id, channel, account)
 
     async def _checked(self, voucher: Voucher) -> ChannelView:
-        channel = await self._view(voucher.channel_id)
-        if channel is None or voucher.spent_balance > channel.added_balance:
-            # Opened or topped up since we looked, perhaps.
-            channel = await self._view(voucher.channel_id, fresh=True)
-        check_voucher(voucher, channel, self._receiver)
-        assert channel is not None     # check_voucher has refused it
-        return channel
+        channel = await self._views.get(voucher.channel_id)
+        if voucher.spent_balance > check_parties(voucher, channel, self._receiver).added_balance:
+            # Topped up since we looked, perhaps. Its sender alone can make us ask.
+            channel = await self._views.get(voucher.channel_id, fresh=True)
+        return check_voucher(voucher, channel, self._receiver)
 
     def _keep(self, voucher: Voucher, channel: ChannelView) -> None:
         with self._ledger.database.write() as connection:
@@ -97,23 +87,6 @@ class ChannelBook:
                                       .values(values))
             if not kept.rowcount:
                 connection.execute(insert(VOUCHERS).values(channel_id=voucher.channel_id, **values))
-
-    async def _view(self, channel_id: str, fresh: bool = False) -> ChannelView | None:
-        now = self._ledger.clock()
-        at, channel = self._views.get(channel_id, (0.0, None))
-        if channel is not None and not fresh and now - at < VIEW_SECONDS:
-            return channel
-        try:
-            channel = await self._fetch(channel_id)
-        except NearfieldError as error:
-            logging.getLogger("nearfield").error("a payment channel can not be read from the chain: %s", error)
-            raise NodeError(503, "the chain can not be read now; try again later") from None
-        self._views.pop(channel_id, None)
-        if channel is not None:
-            self._views[channel_id] = now, channel
-        if len(self._views) > MAX_VIEWS:
-            self._views.popitem(last=False)
-        return channel
 
 
 def _known(account: Account, channel: ChannelView) -> Account:

@@ -83,6 +83,9 @@ class NodeConfig:
                               "nano_dollars_per_near, the price of a NEAR")
         if self.payment != "free" and self.prices.parsed().free:
             raise ConfigError(f'payment = "{self.payment}" needs prices: give prompt and completion in [prices]')
+        if self.facilitator_url is not None and self.payment not in ("prepaid", "both"):
+            raise ConfigError(f'facilitator_url sells credit that payment = "{self.payment}" does not take: leave it '
+                              'out, or set payment to "prepaid" or "both"')
         for name in ("endpoint", "usage_url", "rpc_url", "facilitator_url"):
             value = getattr(self, name)
             if value is not None and not value.startswith(("http://", "https://")):

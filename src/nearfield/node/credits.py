@@ -13,6 +13,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, select, update
 
+from nearfield.core.errors import ConfigError
 from nearfield.node import accounts
 from nearfield.node.database import CREDITS
 from nearfield.node.ledger import Ledger
@@ -96,9 +97,23 @@ class Credits:
         return found
 
     def grant(self, reference: str, payer: str, nano: int) -> bool:
-        """Credit what was paid in another way, once for each reference. Returns whether it is new."""
-        found = self.begin(f"grant:{reference}", payer, nano, "")
-        return found.state != "paid" and self.paid(found.id, "").state == "paid"
+        """Credit what was paid in another way, once for each reference. Returns whether it is new.
+
+        Raises:
+            ConfigError: the reference is another payment's.
+        """
+        name, now = f"grant:{reference}", self._ledger.clock()
+        with self._ledger.database.write() as connection:
+            if not accounts.insert_new(connection, CREDITS, id=name, payer=payer, nano=nano, state="paid", attempts=1,
+                                       request="", answer="", created=int(now)):
+                found = _locked(connection, name)
+                if (found.payer, found.nano) != (payer, nano):
+                    raise ConfigError(f"the reference {reference!r} stands for another payment: of {found.nano} "
+                                      "nano-dollars, or to another key; give each payment one of its own")
+                return False
+            account = accounts.lock(connection, payer, now)
+            accounts.put(connection, replace(account, added=account.added + nano))
+        return True
 
 
 def _locked(connection: Connection, credit_id: str) -> Credit:

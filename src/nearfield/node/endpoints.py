@@ -54,11 +54,19 @@ class Endpoints:
         """Raises NodeError as the endpoint does."""
         for endpoint, pattern in self._table:
             if scope["method"] == endpoint.method and (found := pattern.fullmatch(scope["path"])):
-                call = await _call(endpoint, found.groupdict(), scope, receive)
-                reply = await endpoint.answer(call)
+                try:
+                    reply = await endpoint.answer(await _call(endpoint, found.groupdict(), scope, receive))
+                except NodeError as error:
+                    if error.status != 400:
+                        raise
+                    raise NodeError(400, error.message, headers=error.headers, kind="bad_request") from None
                 await send_json(send, reply.status, reply.body, reply.headers)
                 return True
         return False
+
+    def methods(self, path: str) -> list[str]:
+        """The methods that `path` has."""
+        return [endpoint.method for endpoint, pattern in self._table if pattern.fullmatch(path)]
 
 
 async def _call(endpoint: Endpoint, path: Mapping[str, str], scope: Scope, receive: Receive) -> Call:

@@ -6,6 +6,7 @@ can not mean one thing here and another there.
 """
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -14,9 +15,11 @@ import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nearfield.node.answer import Answer, Outlet
-from nearfield.node.errors import NodeError
+from nearfield.node.errors import NodeError, no_model
+from nearfield.node.ledger import RENEWAL
 from nearfield.node.limits import LIMITS, Prompt, answers, capped, count_prompt, longest
 from nearfield.node.parts import Allowance, Parts, Session
+from nearfield.node.requested import passed_on
 from nearfield.node.settlement import Settlement, Terms
 from nearfield.node.wire import read_body, read_object, single_headers, unless
 
@@ -31,7 +34,13 @@ PRIVATE = ("authorization", "x-signing-algo", "x-client-pub-key", "x-encryption-
            "x-model-pub-key", "x-payments-signature", "payment-signature")
 CARRIABLE = frozenset({*RECEIPT, *PRIVATE} - {"authorization"})
 # The engine has no business with the client's keys and payments, and a new body has another length.
-NOT_SENT = frozenset({*PRIVATE, *RECEIPT, "content-length", "transfer-encoding", "accept-encoding", "expect"})
+# One who names the request could name the answer (requested.py).
+NOT_SENT = frozenset({*PRIVATE, *RECEIPT, "x-request-id", "content-length", "transfer-encoding", "accept-encoding",
+                      "expect"})
+
+
+RENEW_SECONDS = RENEWAL
+"""How often what is set aside for an answer is kept from lapsing: a slow reader is no reason to serve for nothing."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,16 @@ class Asked:
     body: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Granted:
+    """What may be spent on a request, its body with its answers limited to that, and how many tokens that are in all
+    (None: no bound)."""
+
+    allowance: Allowance
+    body: dict[str, Any]
+    tokens: int | None = None
+
+
 class Exchange:
     """Serves one request. `run` raises NodeError when there is no answer, before a status is sent."""
 
@@ -53,20 +72,22 @@ class Exchange:
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
         data = await read_body(receive, MAX_BODY)
         asked = await (asyncio.to_thread(self._read, scope, data) if len(data) > LARGE else self._now(scope, data))
-        allowance, body = await self._authorise(scope, asked)
+        granted = await self._authorise(scope, asked)
 
         async def count() -> int:
             return (await count_prompt(self._engine, scope, asked.body)).tokens
 
-        terms = Terms(self._parts.model, asked.request_hash, allowance, count)
-        settlement = Settlement(terms, self._parts.signatures)
+        terms = Terms(self._parts.model, asked.request_hash, granted.allowance, count, granted.tokens)
+        settlement = Settlement(terms, self._parts.signatures, self._parts.arrears)
         answer = Answer(Outlet(send, settlement, asked.session))
+        renewing = asyncio.ensure_future(_renewed(granted.allowance))
         try:
-            await self._ask(scope, receive, asked, body, answer)
+            await self._ask(scope, receive, asked, granted.body, answer)
         except NodeError as error:
             await settlement.close()
             await answer.fail(error)
         finally:
+            renewing.cancel()
             await settlement.close()
 
     async def _now(self, scope: Scope, data: bytes) -> Asked:
@@ -83,27 +104,31 @@ class Exchange:
                 raise NodeError(400, "a receipt lists the answer's tokens in the clear; ask for receipts, or encrypt")
             body = session.open_request(body)
         if body.get("model") != self._parts.model:
-            raise NodeError(404, f"no such model here; this node serves {self._parts.model!r}")
+            raise no_model(self._parts.model)
+        if not isinstance(body.get("stream"), bool | None):
+            # Engines that take 1 for true would stream what is counted as JSON.
+            raise NodeError(400, "stream must be true or false")
+        body = passed_on(body, scope["path"], priced=self._parts.payment.priced)
         return Asked(sha256(data).hexdigest(), headers, session, body)
 
-    async def _authorise(self, scope: Scope, asked: Asked) -> tuple[Allowance, dict[str, Any]]:
-        """What may be spent, and the body with its answers limited to that. Raises NodeError (400, 401, 402)."""
+    async def _authorise(self, scope: Scope, asked: Asked) -> Granted:
+        """Raises NodeError (400, 401, 402, 503)."""
         payment, body = self._parts.payment, asked.body
         if body.get("stream") is True:
             options = body.get("stream_options")
             body = {**body, "stream_options": {**(options if isinstance(options, dict) else {}), "include_usage": True}}
         if not payment.priced:
-            return await payment.authorise(asked.headers, 0, None), body
+            return Granted(await payment.authorise(asked.headers, 0, None), body)
         wanted, many = longest(body), answers(body)
         prompt = await count_prompt(self._engine, scope, body)
         allowance = await payment.authorise(asked.headers, prompt.tokens, None if wanted is None else wanted * many)
         affordable = allowance.tokens_affordable(prompt.tokens)
         if affordable is None:
-            return allowance, body
+            return Granted(allowance, body)
         if affordable < many:
-            await asyncio.to_thread(allowance.release)
+            await self._parts.arrears.write(allowance.release)
             raise NodeError(402, "what is authorised pays for the prompt at most, and for no token of an answer")
-        return allowance, capped(body, affordable // many, _alone(prompt, body))
+        return Granted(allowance, capped(body, affordable // many, _alone(prompt, body)), affordable)
 
     async def _ask(self, scope: Scope, receive: Receive, asked: Asked, body: dict[str, Any], answer: Answer) -> None:
         data = orjson.dumps(body)
@@ -122,6 +147,13 @@ class Exchange:
         if answer.failed.done():
             raise answer.failed.result()
         answer.check_whole()
+
+
+async def _renewed(allowance: Allowance) -> None:
+    while True:
+        await asyncio.sleep(RENEW_SECONDS)
+        with contextlib.suppress(NodeError):     # the ledger's, which has logged it
+            await asyncio.to_thread(allowance.renew)
 
 
 def _carried(given: object, headers: dict[str, str]) -> dict[str, str]:

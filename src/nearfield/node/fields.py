@@ -39,14 +39,17 @@ def open_request(body: dict[str, Any], all_fields: bool, decrypt: Callable[[str,
     """A request with its encrypted strings in clear. decrypt: (ciphertext, place) -> text.
 
     What a client can not send as a string it encrypts as JSON: lists of content parts, the parameters of a tool.
-    Empty strings stay, and so does what is not a string: the engine's schema judges it.
+    Empty strings stay. What is no string came in the clear, which its sender did not mean.
 
     Raises:
         NodeError: 400, naming the field.
     """
     def change(value: Any, place: str) -> Any:
-        if not isinstance(value, str) or not value:
+        if value == "" or (place == "prompt" and isinstance(value, list)):      # whose items come next
             return value
+        if not isinstance(value, str):
+            raise NodeError(400, f"{place} is in the clear, and must be encrypted: a string in hexadecimal, of JSON "
+                                 "where the text is none")
         text = decrypt(value, place)
         if place.endswith(".content"):
             return _parts(text)

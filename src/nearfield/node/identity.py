@@ -103,6 +103,9 @@ def import_credentials(home: Path, file: Path) -> Identity:
     Raises:
         IdentityError: the file is not such credentials, or others can read it; or as `create` does.
     """
+    if not file.exists():
+        raise IdentityError(f"{file}: there is no such file to import; near-cli keeps its credentials in "
+                            "~/.near-credentials/NETWORK/ACCOUNT.json")
     account, key = _read_ed25519(file)
     return _keep(home, Identity(account, key, PrivateKey()))
 

@@ -3,8 +3,8 @@
 A response is recorded once, by its id: a second record of it changes nothing, so that whoever does not know whether
 a record was kept can make it again. Charging, recording and queueing the report are one transaction.
 
-A reservation ends with its response. Those of a process that died end when its node starts again, and in any case
-after LEASE seconds.
+A reservation ends with its response, and is renewed until then. Those of a process that died end when its node starts
+again, and in any case after LEASE seconds.
 """
 
 import logging
@@ -21,7 +21,9 @@ from nearfield.node.database import ACCOUNTS, REPORTS, RESERVATIONS, RESPONSES, 
 from nearfield.node.usage import Charge, Usage
 
 LEASE = 3600
-"""Seconds: longer than any answer takes."""
+"""Seconds that a reservation lives unless it is renewed."""
+RENEWAL = LEASE / 4
+"""Seconds after which the reservation of an answer that is still being made should be renewed."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class Earnings:
     prepaid_left_nano: int
     channel_units: int
     voucher_units: int
+
+
+class _KnownError(Exception):
+    """Undoes the record of an id that is known."""
 
 
 class Ledger:
@@ -90,6 +96,11 @@ class Ledger:
                                           "node": self._node, "expires": int(now) + LEASE})
         return reservation
 
+    def renew(self, reservation: Reservation) -> None:
+        """Let it live for another LEASE; one that has ended stays so."""
+        with self.database.write() as connection:
+            accounts.renew(connection, reservation.id, int(self.clock()) + LEASE)
+
     def release(self, reservation: Reservation) -> None:
         """Give back what was set aside. Releasing twice, or what was charged, changes nothing."""
         with self.database.write() as connection:
@@ -98,33 +109,39 @@ class Ledger:
     def record(self, usage: Usage, cost_nano: int, reservation: Reservation | None = None, amount: int = 0) -> bool:
         """Record a response of `cost_nano` and take `amount` of the payer's unit, ending the reservation.
 
-        Never more is taken than was reserved, and never more than there is where the reservation has lapsed.
-        Returns False, and takes nothing, when the id is known already.
+        What costs more than was reserved takes the rest from what nobody else has reserved, as far as that goes.
+        Returns False, and changes nothing, when the id is known already.
         """
-        now = self.clock()
-        with self.database.write() as connection:
-            if reservation is None:
-                return self._insert(connection, usage, cost_nano, FREE, 0, now)
-            account = accounts.lock(connection, reservation.payer, now, ending=reservation.id)
-            taken = min(amount, reservation.amount, account.available)
-            if taken < amount:
-                logging.getLogger("nearfield").warning("response %s: only %d of %d could be charged", usage.id,
-                                                       taken, amount)
-                cost_nano = cost_nano * taken // amount
-            new = self._insert(connection, usage, cost_nano, account.payer, taken, now)
-            if new:
-                accounts.put(connection, replace(account, spent=account.spent + taken))
-            return new
+        try:
+            with self.database.write() as connection:
+                if reservation is None:
+                    self._insert(connection, usage, cost_nano, FREE, 0)
+                else:
+                    self._charge(connection, usage, cost_nano, reservation, amount)
+        except _KnownError:
+            return False
+        return True
 
-    def _insert(self, connection: Connection, usage: Usage, cost_nano: int, payer: str, taken: int, now: float) -> bool:
+    def _charge(self, connection: Connection, usage: Usage, cost_nano: int, reservation: Reservation,
+                amount: int) -> None:
+        account = accounts.lock(connection, reservation.payer, self.clock(), ending=reservation.id)
+        taken = min(amount, account.available)
+        if amount > min(taken, reservation.amount):
+            logging.getLogger("nearfield").warning("response %s: %d of %d were charged, and %d had been set aside",
+                                                   usage.id, taken, amount, reservation.amount)
+        cost_nano = cost_nano * taken // amount if amount else cost_nano
+        self._insert(connection, usage, cost_nano, account.payer, taken)
+        accounts.put(connection, replace(account, spent=account.spent + taken))
+
+    def _insert(self, connection: Connection, usage: Usage, cost_nano: int, payer: str, taken: int) -> None:
+        """Raises _KnownError."""
         if not accounts.insert_new(
                 connection, RESPONSES, id=usage.id, model=usage.model, prompt_tokens=usage.prompt_tokens,
                 cached_tokens=usage.cached_tokens, completion_tokens=usage.completion_tokens, cost_nano=cost_nano,
-                payer=payer, charged=taken, created=int(now)):
-            return False
+                payer=payer, charged=taken, created=int(self.clock())):
+            raise _KnownError
         if self._reports:
             accounts.insert_new(connection, REPORTS, id=usage.id, due=0, attempts=0, outcome="", rejected=False)
-        return True
 
     def response(self, response_id: str) -> Charge | None:
         """A response as it was recorded; None when it is not."""

@@ -11,12 +11,14 @@ import orjson
 from starlette.types import ASGIApp, Scope
 
 from nearfield.node.errors import NodeError
+from nearfield.node.requested import is_chat
 from nearfield.node.wire import ask
 
 TEMPLATE_TOKENS = 256
 """What a chat template may add to the bytes of a request, where it can not be counted."""
 LIMITS = ("max_tokens", "max_completion_tokens")
-COUNTED = ("model", "messages", "tools", "chat_template_kwargs", "prompt", "add_special_tokens")
+COUNTED_CHAT = ("model", "messages", "tools", "chat_template_kwargs")
+COUNTED_TEXT = ("model", "prompt", "add_special_tokens")
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Prompt:
 
 
 def answers(body: dict[str, Any]) -> int:
-    """How many answers a request asks for. Raises NodeError (400) where that is no number."""
+    """How many answers a request asks for, its prompts times `n`. Raises NodeError (400) where that is no number."""
     wanted = 1
     for name in ("n", "best_of"):
         wanted = max(wanted, _count(body, name) or 1)
@@ -56,12 +58,15 @@ def capped(body: dict[str, Any], affordable: int, prompt: Prompt) -> dict[str, A
 
 
 async def count_prompt(engine: ASGIApp, scope: Scope, body: dict[str, Any]) -> Prompt:
-    """The prompt's size, asked of `engine`; an upper bound where it does not say."""
-    prompt = body.get("prompt")
+    """The prompt's size, asked of `engine`; an upper bound where it does not say. `scope` is the request's: of chats
+    the messages are the prompt, and else the field `prompt`."""
+    chat = is_chat(scope["path"])
+    prompt = None if chat else body.get("prompt")
     if isinstance(prompt, list):
         ids = [item for item in prompt if isinstance(item, int)]
         return Prompt(len(ids)) if len(ids) == len(prompt) else _bound(body)
-    asked = orjson.dumps({name: body[name] for name in COUNTED if body.get(name) is not None})
+    asked = orjson.dumps({name: body[name] for name in (COUNTED_CHAT if chat else COUNTED_TEXT)
+                          if body.get(name) is not None})
     status, answer = await ask(engine, scope, "POST", "/tokenize", asked)
     if status != 200:
         return _bound(body)

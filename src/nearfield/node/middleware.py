@@ -5,12 +5,12 @@ engine. Authentication happens here and nowhere else: the engine's own server ta
 """
 
 import re
-from collections.abc import Awaitable, Callable
 from hashlib import sha256
+from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nearfield.node.errors import NodeError
+from nearfield.node.errors import NodeError, no_model
 from nearfield.node.exchange import Exchange
 from nearfield.node.parts import Keys, Parts
 from nearfield.node.wire import ask, read_object, send_error, send_json
@@ -19,12 +19,22 @@ SIGNED = frozenset({"/v1/chat/completions", "/v1/completions"})
 # Open to all: NEAR AI's own list, and what load balancers ask.
 OPEN = frozenset({"/", "/version", "/health", "/healthz", "/ready", "/metrics", "/v1/metrics", "/v1/models",
                   "/v1/loads", "/v1/attestation/report"})
-PASSED = re.compile(r"GET /(?:health|ready|version|metrics|v1/models/.+|v1/loads|v1/receipt/[^/]+"
-                    r"|v1/verify/selftest)|POST /(?:tokenize|detokenize)")
+MODELS = "/v1/models"
+PASSED = re.compile(r"GET /(?:health|ready|version|metrics|v1/loads|v1/receipt/[^/]+|v1/verify/selftest)"
+                    r"|POST /(?:tokenize|detokenize)")
+OWN = re.compile(r"GET /v1/(?:models(?:/.+)?|metrics)|POST /v1/(?:chat/)?completions")
+METHODS = ("GET", "POST")
 TENANT_DIGITS = 16
 
-Endpoints = Callable[[Scope, Receive, Send], Awaitable[bool]]
-"""Answers a request of the node's own, or says that it is none."""
+
+class Endpoints(Protocol):
+    """The node's own endpoints (endpoints.Endpoints)."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Answers a request, or says that it is none of these."""
+
+    def methods(self, path: str) -> list[str]:
+        """The methods that `path` has."""
 
 
 class Node:
@@ -54,30 +64,51 @@ class Node:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
-        if method == "POST" and path in SIGNED:
+        if await self._endpoints(scope, receive, send):
+            return
+        if not _known(method, path):
+            self._refuse(path)
+        # None of the paths that an engine sees has a query.
+        scope = {**scope, "query_string": b""}
+        if path in SIGNED:
             _check_json(scope)
             await self._exchange.run(scope, receive, send)
-        elif await self._endpoints(scope, receive, send):
-            return
-        elif (method, path) == ("GET", "/v1/models"):
+        elif path.startswith(MODELS):
             await self._models(scope, send)
-        elif (method, path) == ("GET", "/v1/metrics"):
+        elif path == "/v1/metrics":
             await self._engine({**scope, "path": "/metrics", "raw_path": b"/metrics"}, receive, send)
-        elif PASSED.fullmatch(f"{method} {path}") and ".." not in path:
-            await self._engine(scope, receive, send)
         else:
-            raise NodeError(404, "no such endpoint on this node")
+            await self._engine(scope, receive, send)
+
+    def _refuse(self, path: str) -> None:
+        """Raises NodeError: 405 where `path` has another method, else 404."""
+        allowed = [*self._endpoints.methods(path), *(method for method in METHODS if _known(method, path))]
+        if allowed:
+            methods = " and ".join(allowed)
+            raise NodeError(405, f"this endpoint takes {methods} only", headers={"Allow": ", ".join(allowed)})
+        raise NodeError(404, "no such endpoint on this node")
 
     async def _models(self, scope: Scope, send: Send) -> None:
-        """The engine's list of models, with the node's prices in the entry of its own."""
-        status, data = await ask(self._engine, scope, "GET", "/v1/models")
+        """The engine's list of models, cut to the node's own, with its prices; or that one entry, by its name."""
+        name = scope["path"].removeprefix(MODELS).removeprefix("/")
+        if name not in ("", self._parts.model):
+            raise no_model(self._parts.model)
+        status, data = await ask(self._engine, scope, "GET", MODELS)
         body = read_object(data) if status == 200 else {}
         if not isinstance(entries := body.get("data"), list):
             raise NodeError(502, "the engine behind this node does not say which models it has")
         priced = {"pricing": self._parts.pricing, "is_ready": True}
-        found = [{**entry, **priced, "context_length": entry.get("max_model_len")} for entry in entries
-                 if isinstance(entry, dict) and entry.get("id") == self._parts.model]
-        await send_json(send, 200, {**body, "data": found})
+        found: list[dict[str, Any]] = [
+            {**entry, **priced, "context_length": entry.get("max_model_len")} for entry in entries
+            if isinstance(entry, dict) and entry.get("id") == self._parts.model]
+        if name and not found:
+            raise NodeError(502, "the engine behind this node does not list its model")
+        await send_json(send, 200, found[0] if name else {**body, "data": found})
+
+
+def _known(method: str, path: str) -> bool:
+    asked = f"{method} {path}"
+    return bool(OWN.fullmatch(asked) or PASSED.fullmatch(asked))
 
 
 def _tenant(scope: Scope, keys: Keys) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nearfield.node.answer import Sealer
+from nearfield.node.arrears import Arrears
 from nearfield.node.settlement import Authorised
 from nearfield.node.signing import SignatureStore
 
@@ -26,6 +27,9 @@ class Encryption(Protocol):
 
 class Allowance(Authorised, Protocol):
     """What a client may spend on one request."""
+
+    def renew(self) -> None:
+        """Keep it from lapsing. Raises NodeError (503)."""
 
     def tokens_affordable(self, prompt_tokens: int) -> int | None:
         """How many tokens of answer are paid for after such a prompt; None: there is no bound."""
@@ -60,3 +64,4 @@ class Parts:
     payment: Payment
     signatures: SignatureStore
     pricing: Mapping[str, str]
+    arrears: Arrears

@@ -1,15 +1,15 @@
 """Who pays for a request, and how much it may cost: money is set aside before the engine is asked.
 
 Ways of paying are tried in order: vouchers of a payment channel, balances of API keys. Without any the node serves
-free of charge and counts. What is set aside bounds the answer: generation stops when it is used up, and no more than
-that is ever charged.
+free of charge and counts. What is set aside bounds the answer: generation stops when it is used up. Where an engine
+counts more than could be foreseen (pictures in a prompt), the rest is taken from what the payer has left, if anything.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from nearfield.node.accounts import key_payer
+from nearfield.node.accounts import Account, key_payer
 from nearfield.node.channel_book import ChannelBook
 from nearfield.node.errors import NodeError
 from nearfield.node.ledger import Ledger, Reservation
@@ -37,6 +37,9 @@ class Method(Protocol):
     async def payer(self, headers: Mapping[str, str]) -> str | None:
         """Who pays in this way; None when the request does not say. Raises NodeError (400, 402, 503)."""
 
+    def owed(self, account: Account, least: int) -> str:
+        """What a payer does whose `account` has not the units, `least`, that a request needs."""
+
 
 class Prepaid:
     """Balances of API keys: `Authorization: Bearer <key>`, topped up by x402 or by the operator."""
@@ -44,11 +47,16 @@ class Prepaid:
     rate = Rate(1, 1)
     unit = "nano-dollars"
 
-    def __init__(self, hint: str = "top up the key in Authorization: Bearer by POST /v1/credits") -> None:
-        self.hint = hint
+    def __init__(self, top_ups: bool = True) -> None:
+        """top_ups: whether the node sells them at /v1/credits."""
+        how = "by POST /v1/credits" if top_ups else "through this node's operator"
+        self.hint = f"top up the key in Authorization: Bearer {how}"
 
     async def payer(self, headers: Mapping[str, str]) -> str | None:
         return None if "authorization" not in headers else key_payer(bearer_key(headers))
+
+    def owed(self, account: Account, least: int) -> str:
+        return self.hint
 
 
 class Vouchers:
@@ -64,6 +72,9 @@ class Vouchers:
         header = headers.get(VOUCHER_HEADER)
         return None if header is None else await self._book.take(header)
 
+    def owed(self, account: Account, least: int) -> str:
+        return f"sign a voucher for at least {account.spent + account.reserved + least} in all"
+
 
 class Authorisation:
     """What one request may cost. It ends once, by `settle` or by `release`; both write to the ledger."""
@@ -73,7 +84,7 @@ class Authorisation:
 
     @property
     def max_cost_nano(self) -> int | None:
-        """The most that will be charged, in nano-dollars; None: nobody pays."""
+        """What is set aside, in nano-dollars; None: nobody pays."""
         return None if self._reservation is None else self._rate.to_nano(self._reservation.amount)
 
     def tokens_affordable(self, prompt_tokens: int) -> int | None:
@@ -86,12 +97,16 @@ class Authorisation:
         return left // self._prices.completion if self._prices.completion else None
 
     def settle(self, usage: Usage) -> bool:
-        """Charge and record a response. False: its id was recorded before, and nothing is charged."""
+        """Charge and record a response. False: its id was recorded before, and nothing is changed."""
         cost = self._prices.cost(usage)
         if self._reservation is None:
             return self._ledger.record(usage, cost)
-        cost = min(cost, self._rate.to_nano(self._reservation.amount))
         return self._ledger.record(usage, cost, self._reservation, self._rate.to_units(cost))
+
+    def renew(self) -> None:
+        """Keep what is set aside from lapsing. Raises LedgerError."""
+        if self._reservation is not None:
+            self._ledger.renew(self._reservation)
 
     def release(self) -> None:
         """End it uncharged."""
@@ -136,9 +151,10 @@ class Payment:
         most = method.rate.to_units(self._prices.bound(prompt_tokens, answer_tokens or ANSWER_TOKENS))
         reservation = self._ledger.reserve(payer, least, max(least, most))
         if reservation is None:
-            left = self._ledger.account(payer).available
-            raise NodeError(402, f"{left} {method.unit} are left, and this request needs {least} at least, and up to "
-                                 f"{max(least, most)}; {method.hint}. {self._price(prompt_tokens, answer_tokens)}")
+            account = self._ledger.account(payer)
+            raise NodeError(402, f"{account.available} {method.unit} are left, and this request needs {least} at "
+                                 f"least, and up to {max(least, most)}; {method.owed(account, least)}. "
+                                 f"{self._price(prompt_tokens, answer_tokens)}")
         return Authorisation(self._ledger, self._prices, method.rate, reservation)
 
     def _price(self, prompt_tokens: int, answer_tokens: int | None) -> str:

@@ -39,7 +39,8 @@ def identity_endpoints(about: dict[str, Any], attester: Attester, signatures: Si
 def usage_endpoints(ledger: Ledger, signer: Signer) -> Sequence[Endpoint]:
     """What an answer used and cost, signed."""
     async def usage(call: Call) -> Reply:
-        charge = await asyncio.to_thread(ledger.response, call.path["id"])
+        name = call.path["id"]
+        charge = await asyncio.to_thread(ledger.response, name) if name.isprintable() else None
         if charge is None:
             raise NodeError(404, "Chat id not found")
         return Reply({**asdict(charge.usage), "cost_nano": charge.cost_nano, "created": charge.created,

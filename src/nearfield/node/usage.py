@@ -8,6 +8,7 @@ line keeps it apart from all else that the node's key signs.
 """
 
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -63,6 +64,11 @@ class Charge:
     usage: Usage
     cost_nano: int
     created: int
+
+
+def new_id() -> str:
+    """An id for an answer that has none of its own."""
+    return f"chatcmpl-{uuid.uuid4().hex[:24]}"
 
 
 def parse_usage(response_id: str, model: str, usage: Mapping[str, Any]) -> Usage:

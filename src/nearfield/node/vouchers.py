@@ -132,12 +132,25 @@ def check_id(channel_id: str) -> None:
         raise NodeError(400, f"a channel id has 1 to {MAX_ID} bytes of printable text")
 
 
-def check_voucher(voucher: Voucher, channel: ChannelView | None, receiver: Party) -> None:
-    """Whether `voucher` binds its sender, and the contract will pay it to `receiver`.
+def check_voucher(voucher: Voucher, channel: ChannelView | None, receiver: Party) -> ChannelView:
+    """The channel, where `voucher` binds its sender, and the contract will pay it to `receiver`.
 
     Raises:
-        NodeError: 400, not signed by the channel's sender; 402, the channel does not exist, is another's, is being
-            closed, or holds less.
+        NodeError: as `check_parties` does; 402, the channel holds less.
+    """
+    channel = check_parties(voucher, channel, receiver)
+    if voucher.spent_balance > channel.added_balance:
+        raise NodeError(402, f"the voucher says {voucher.spent_balance}, and the channel holds "
+                             f"{channel.added_balance}; top it up")
+    return channel
+
+
+def check_parties(voucher: Voucher, channel: ChannelView | None, receiver: Party) -> ChannelView:
+    """The channel, where it pays `receiver` and its sender has signed `voucher`.
+
+    Raises:
+        NodeError: 400, not signed by the channel's sender; 402, the channel does not exist, is another's, or is being
+            closed.
     """
     if channel is None:
         raise NodeError(402, "the payment channel is not open; open it first, then send vouchers")
@@ -151,9 +164,7 @@ def check_voucher(voucher: Voucher, channel: ChannelView | None, receiver: Party
         VerifyKey(decode_key("ed25519", channel.sender.public_key)).verify(voucher.state, voucher.signature)
     except (IdentityError, BadSignatureError, ValueError):
         raise NodeError(400, "the voucher is not signed by the sender's key of its payment channel") from None
-    if voucher.spent_balance > channel.added_balance:
-        raise NodeError(402, f"the voucher says {voucher.spent_balance}, and the channel holds "
-                             f"{channel.added_balance}; top it up")
+    return channel
 
 
 def _malformed(reason: str) -> NodeError:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from sqlalchemy import select
 
+from nearfield.core.errors import ConfigError
 from nearfield.node.accounts import FREE, channel_payer, key_payer
 from nearfield.node.channel_book import ChannelBook
 from nearfield.node.collect import last_vouchers
@@ -71,22 +72,26 @@ def test_what_is_set_aside_can_not_be_spent_twice(ledger: Ledger) -> None:
     assert ledger.account(KEY) == account
 
 
-def test_never_more_is_taken_than_was_set_aside(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_costs_more_than_was_set_aside_takes_what_nobody_else_has(ledger: Ledger,
+                                                                       caplog: pytest.LogCaptureFixture) -> None:
     fund(ledger, 100)
-    reservation = ledger.reserve(KEY, 10, 10)
+    reservation, other = ledger.reserve(KEY, 10, 10), ledger.reserve(KEY, 60, 60)
     assert ledger.record(usage("a"), 80, reservation, 80)
-    assert ledger.account(KEY).spent == 10
+    assert (ledger.account(KEY).spent, ledger.account(KEY).reserved) == (40, 60)
     charge = ledger.response("a")
-    assert charge is not None and charge.cost_nano == 10
-    assert "only 10 of 80 could be charged" in caplog.text and KEY not in caplog.text
+    assert charge is not None and charge.cost_nano == 40
+    assert "40 of 80 were charged, and 10 had been set aside" in caplog.text and KEY not in caplog.text
+    assert ledger.record(usage("b"), 60, other, 60) and ledger.account(KEY).spent == 100
 
 
-def test_an_id_that_is_known_is_not_charged(ledger: Ledger) -> None:
+def test_an_id_that_is_known_changes_nothing(ledger: Ledger) -> None:
     fund(ledger, 100)
     ledger.record(usage("a"), 10, ledger.reserve(KEY, 10, 10), 10)
-    assert not ledger.record(usage("a"), 20, ledger.reserve(KEY, 20, 20), 20)
+    reservation = ledger.reserve(KEY, 20, 20)
+    assert not ledger.record(usage("a"), 20, reservation, 20)
     account = ledger.account(KEY)
-    assert (account.spent, account.reserved) == (10, 0)
+    assert (account.spent, account.reserved) == (10, 20)
+    assert ledger.record(usage("b"), 20, reservation, 20) and ledger.account(KEY).spent == 30
 
 
 def test_an_unknown_payer_has_nothing_and_leaves_nothing(ledger: Ledger, database: Database) -> None:
@@ -121,6 +126,19 @@ def test_what_is_set_aside_lapses(ledger: Ledger, clock: Clock) -> None:
     assert ledger.reserve(KEY, 100, 100) is not None
 
 
+def test_what_is_renewed_does_not_lapse(ledger: Ledger, clock: Clock) -> None:
+    fund(ledger, 100)
+    reservation = ledger.reserve(KEY, 100, 100)
+    assert reservation is not None
+    for _ in range(3):
+        clock.now += LEASE - 1
+        ledger.renew(reservation)
+    assert ledger.reserve(KEY, 1, 1) is None
+    ledger.release(reservation)
+    ledger.renew(reservation)       # what has ended stays so
+    assert ledger.account(KEY).available == 100
+
+
 def test_earnings_keep_kinds_apart(ledger: Ledger) -> None:
     fund(ledger, 100)
     fund(ledger, 2**100, channel_payer("c"), "second")
@@ -135,6 +153,10 @@ def test_a_grant_counts_once(ledger: Ledger) -> None:
     credits = Credits(ledger)
     assert credits.grant("invoice 7", KEY, 5) and not credits.grant("invoice 7", KEY, 5)
     assert ledger.account(KEY).added == 5
+    for payer, nano in ((KEY, 6), ("key:other", 5)):
+        with pytest.raises(ConfigError, match="'invoice 7' stands for another payment: of 5 nano-dollars"):
+            credits.grant("invoice 7", payer, nano)
+    assert ledger.account(KEY).added == 5 and credits.unsettled() == []
 
 
 def test_keys_are_not_in_the_books(tmp_path: Path) -> None:
@@ -203,7 +225,8 @@ for number in range(12):
     reservation = ledger.reserve(payer, 1, 50)
     if reservation is not None:
         # Every id is offered by every process; one of them records it.
-        ledger.record(Usage(f"r{number}", "m", 1, 0, 1), 50, reservation, 50)
+        if not ledger.record(Usage(f"r{number}", "m", 1, 0, 1), 50, reservation, 50):
+            ledger.release(reservation)
 """
 
 
@@ -233,7 +256,8 @@ class Books(RuleBasedStateMachine):
         for file in self.folder.iterdir():
             file.unlink()
         self.clock = Clock()
-        self.added = self.spent = self.made = 0
+        self.added = self.spent = 0
+        self.granted: list[int] = []
         self.held: list[Reservation] = []
         self.ids: list[str] = []
         self.open()
@@ -248,9 +272,12 @@ class Books(RuleBasedStateMachine):
 
     @rule(nano=st.integers(0, 100), old=st.booleans())
     def credit(self, nano: int, old: bool) -> None:
-        self.made += not old
-        if Credits(self.ledger).grant(f"g{self.made}", KEY, nano):
-            self.added += nano
+        if old and self.granted:
+            assert not Credits(self.ledger).grant("g0", KEY, self.granted[0])
+            return
+        assert Credits(self.ledger).grant(f"g{len(self.granted)}", KEY, nano)
+        self.granted.append(nano)
+        self.added += nano
 
     @rule(least=st.integers(0, 60), most=st.integers(0, 120))
     def reserve(self, least: int, most: int) -> None:
@@ -264,13 +291,13 @@ class Books(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(amount=st.integers(0, 120), known=st.booleans())
     def record(self, amount: int, known: bool) -> None:
-        reservation = self.held.pop(0)
         if known and self.ids:
-            assert not self.ledger.record(usage(self.ids[0]), amount, reservation, amount)
+            assert not self.ledger.record(usage(self.ids[0]), amount, self.held[0], amount)
             return
+        reservation = self.held.pop(0)
         self.ids.append(f"r{len(self.ids)}")
         assert self.ledger.record(usage(self.ids[-1]), amount, reservation, amount)
-        self.spent += min(amount, reservation.amount)
+        self.spent += min(amount, self.added - self.spent - sum(other.amount for other in self.held))
 
     @precondition(lambda self: self.held)
     @rule()

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nacl.signing import SigningKey
 
 from nearfield.core.errors import NearfieldError
 from nearfield.node.accounts import FREE, channel_payer, key_payer
-from nearfield.node.channel_book import VIEW_SECONDS, ChannelBook
+from nearfield.node.channel_book import ChannelBook
+from nearfield.node.channel_views import RETRY_SECONDS, VIEW_SECONDS
 from nearfield.node.collect import last_vouchers
 from nearfield.node.credits import Credits
 from nearfield.node.database import Database
@@ -152,6 +154,10 @@ def test_vouchers_pay_and_add_up(payment: Payment, ledger: Ledger, book: Channel
     assert authorise(payment, {HEADER: voucher(1000)}, 10, 4).settle(usage("b", prompt=10, completion=4))
     error = refused(payment, {HEADER: voucher(1000)}, 10, 4)
     assert error.status == 402 and "0 units of the channel's token are left" in error.message
+    assert "sign a voucher for at least 1300 in all" in error.message     # 1000, the prompt's 200, a token's 100
+    least = authorise(payment, {HEADER: voucher(1300)}, 10, 4)
+    assert least.tokens_affordable(10) == 1
+    least.release()
     assert authorise(payment, {HEADER: voucher(1500)}, 10, 4).max_cost_nano == 250
     assert [parse_voucher(voucher(1500))] == last_vouchers(ledger)
     assert (ledger.earnings().channel_units, ledger.earnings().voucher_units) == (1000, 1500)
@@ -184,6 +190,26 @@ def test_the_chain_is_asked_seldom_and_when_it_matters(payment: Payment, chain: 
     clock.now += VIEW_SECONDS
     assert "being closed" in refused(payment, {HEADER: voucher(15_000)}).message
     assert refused(payment, {HEADER: voucher(1, "unknown")}).status == 402
+
+
+def test_strangers_can_not_make_the_node_ask_the_chain(payment: Payment, chain: Chain, clock: Clock) -> None:
+    stranger = SigningKey(bytes(32))
+    authorise(payment, {HEADER: voucher(1000)}, 1, 1).release()
+    for _ in range(3):
+        assert refused(payment, {HEADER: voucher(90_000, key=stranger)}).status == 400
+    assert chain.asked == 1
+    for _ in range(3):      # more than the deposit, and truly the sender's
+        assert refused(payment, {HEADER: voucher(90_000)}).status == 402
+    assert chain.asked == 2
+    for _ in range(3):
+        assert "not open" in refused(payment, {HEADER: voucher(1, "new")}).message
+    assert chain.asked == 3
+    # Who topped up, or opened a channel, waits for a few seconds at most.
+    clock.now += RETRY_SECONDS
+    chain.channels.update(channel_1=channel(added_balance=100_000), new=channel())
+    authorise(payment, {HEADER: voucher(90_000)}, 1, 1).release()
+    authorise(payment, {HEADER: voucher(600, "new")}, 1, 1).release()
+    assert chain.asked == 5
 
 
 def test_a_chain_that_is_down_is_not_the_clients_fault(payment: Payment, chain: Chain) -> None:
