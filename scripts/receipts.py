@@ -27,12 +27,13 @@ from nearfield.core.config import WEIGHTS, EngineConfig
 from nearfield.core.request import Request, SamplingParams
 from nearfield.engine.build import Loaded, load_engine
 from nearfield.kernels import cpu
+from nearfield.proof.claims import Known
 from nearfield.proof.disclosure import Disclosure
 from nearfield.proof.model_root import subject_of
 from nearfield.proof.notary import Nonces, Witness
 from nearfield.proof.receipt import Signer
 from nearfield.proof.subject import Subject as Facts
-from nearfield.proof.verify import Known, verify
+from nearfield.proof.verify import verify
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLED = SamplingParams(max_tokens=None, temperature=0.8, top_p=0.95, ignore_eos=True)

@@ -71,7 +71,7 @@ class FakeTemplate:
 
     def encode(self, tokenizer: Any, messages: Sequence[Mapping[str, Any]], *,
                tools: Sequence[Mapping[str, Any]] | None = None, add_generation_prompt: bool = True,
-               variables: Mapping[str, Any] | None = None) -> list[int]:
+               variables: Mapping[str, Any] | None = None, at: float | None = None) -> list[int]:
         text = self.render(messages, tools=tools, add_generation_prompt=add_generation_prompt,
                            variables=variables)
         ids: list[int] = tokenizer.encode(text, add_special=False)

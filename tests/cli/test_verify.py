@@ -8,62 +8,36 @@ from typing import Any
 import pytest
 
 from nearfield.cli.main import main
-from nearfield.core.config import EngineConfig
-from nearfield.engine.build import load_engine
-from nearfield.engine.loop import EngineLoop
 from nearfield.kernels import cpu
-from nearfield.proof.opening import open_notary
+from tests.cli.kept import CHAT, SAME, Files, receipt_server
 from tests.proof.signer import NodeKey
-from tests.server.serving import Serving, serving
+from tests.server.serving import Serving
 
 if missing := cpu.missing():
     pytest.skip(missing, allow_module_level=True)
 
-SAME = ["--dtype", "fp32", "--kv-memory", "16MiB", "--threads", "1"]
-NONCE = "ab" * 32
-
-
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    loaded = load_engine(None, EngineConfig(dtype="fp32", kv_memory=16 << 20, threads=1))
-    notary = open_notary(loaded, NodeKey(), tmp_path_factory.mktemp("node"))
-    loop = EngineLoop(loaded.engine)
-    loop.start()
-    with serving(loaded, loop, receipts=notary) as running:
+    with receipt_server(tmp_path_factory.mktemp("node")) as running:
         yield running
-    notary.close()
-
-
-class Files:
-    """What a client keeps of an exchange, in a folder."""
-
-    def __init__(self, folder: Path, node: Serving, path: str, **fields: Any) -> None:
-        self.request, self.reply, self.receipt = folder / "request.json", folder / "reply.json", folder / "receipt.json"
-        body = {"model": node.name, "max_tokens": 24, "temperature": 0.8} | fields
-        node_nonce = node.http.get("/v1/receipt/nonce").json()["nonce"]
-        reply = node.http.post(path, json=body, headers={"X-Receipt-Nonce": NONCE, "X-Receipt-Node-Nonce": node_nonce})
-        assert reply.status_code == 200, reply.text
-        self.request.write_text(json.dumps(body))
-        self.reply.write_bytes(reply.content)
-        self.receipt.write_bytes(node.http.get(f"/v1/receipt/{reply.json()['id']}").content)
-        self.args = ["verify", str(self.receipt), "--prompt", str(self.request), "--output", str(self.reply),
-                     "--nonce", NONCE, "--node-nonce", node_nonce, "--node-key", NodeKey().public_key, *SAME]
-
-
-CHAT = {"messages": [{"role": "user", "content": "Tell me about the sea."}]}
 
 
 @pytest.mark.parametrize("path, fields", [
     ("/v1/chat/completions", CHAT), ("/v1/chat/completions", CHAT | {"n": 2, "seed": 5, "stop": ["the"]}),
-    ("/v1/completions", {"prompt": "Once upon"}), ("/v1/completions", {"prompt": ["A", "B"], "logit_bias": {"9": 1}})])
+    ("/v1/completions", {"prompt": "Once upon"}), ("/v1/completions", {"prompt": ["A", "B"], "logit_bias": {"9": 1}}),
+    ("/v1/chat/completions", CHAT | {"logprobs": True, "top_logprobs": 3}),
+    ("/v1/completions", {"prompt": ["A", "B"], "n": 2, "logprobs": 2, "seed": 3}),
+    ("/v1/chat/completions", CHAT | {"stream": True}), ("/v1/completions", {"prompt": ["A", "B"], "stream": True}),
+    ("/v1/chat/completions", CHAT | {"stream": True, "n": 2, "logprobs": True,
+                                     "stream_options": {"include_usage": True}})])
 def test_everything_passes(node: Serving, tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str,
                            fields: dict[str, Any]) -> None:
     files = Files(tmp_path, node, path, **fields)
     assert main(files.args) == 0
     shown = capsys.readouterr().out
     assert "verified: the answer is what this model gives" in shown and "fail" not in shown
-    unchecked = [line.split()[0] for line in shown.splitlines() if "not checked" in line]
-    assert set(unchecked) <= {"usage"}   # of several answers it is one sum
+    unchecked = [line.split()[0] for line in shown.splitlines() if "not checked:" in line]
+    assert set(unchecked) <= {"cached", "verified:"} and shown.endswith("bit for bit; not checked: cached\n")
 
 
 def test_the_first_difference_is_told(node: Serving, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,9 +46,10 @@ def test_the_first_difference_is_told(node: Serving, tmp_path: Path, capsys: pyt
     reply["choices"][0]["message"]["content"] += "!"
     files.reply.write_text(json.dumps(reply))
     assert main([*files.args, "--json"]) == 1
-    [report] = json.loads(capsys.readouterr().out)["receipts"]
-    assert not report["verified"] and report["replayed"]
-    assert [one["name"] for one in report["checks"] if one["outcome"] == "fail"] == ["text"]
+    told = json.loads(capsys.readouterr().out)
+    assert not told["verified"] and all(report["replayed"] for report in told["receipts"])
+    [wrong] = [one for one in told["response"] if one["outcome"] == "fail"]
+    assert wrong["name"] == "reply" and "reply.choices[0].message.content: differs at character" in wrong["reason"]
 
 
 def test_a_prompt_of_text_or_ids(node: Serving, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,13 +87,13 @@ def test_a_file_that_holds_no_receipt_is_refused(tmp_path: Path, capsys: pytest.
     assert "nearfield: error: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("way", [[], ["--chat"]], ids=["completions", "chat"])
-def test_an_audit_of_an_honest_node(node: Serving, capsys: pytest.CaptureFixture[str], way: list[str]) -> None:
-    args = ["audit", node.url, "--fraction", "1", "--requests", "4", "--max-tokens", "16", "--temperature", "0.7",
-            "--node-key", NodeKey().public_key, *way, *SAME]
+def test_an_audit_of_an_honest_node(node: Serving, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["audit", node.url, "--fraction", "1", "--requests", "12", "--max-tokens", "16", "--node-key",
+            NodeKey().public_key, *SAME]
     assert main(args) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["responses"], told["replayed"], told["faults"]) == (4, 4, 0) and told["tokens"] > 4
+    assert (told["responses"], told["replayed"], told["refused"], told["faults"]) == (12, 12, 0, 0)
+    assert told["tokens"] >= 12 and told["held_by_payment"] == 0
 
 
 def test_an_audit_of_another_model(node: Serving, shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,6 +30,19 @@ def test_dialect() -> None:
     assert text == '1/3[x]2/3[stop]{"a": "<é>"}{\n "a": 2,\n "b": 1\n}[1,2]True<s>'
 
 
+def test_the_time_is_the_callers_and_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also within a macro, and wherever the machine is."""
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")   # 14 hours ahead
+    time.tzset()
+    try:
+        source = "{% macro day() %}{{ strftime_now('%d %b %H:%M %Z') }}{% endmacro %}{{ day() }}"
+        template = ChatTemplate({"default": source}, {}, "here")
+        assert template.render([USER], at=1_800_000_000.5) == "15 Jan 08:00 UTC"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import pytest
 from transformers.utils import chat_template_utils
 
 from nearfield.core.errors import InvalidRequestError, ModelError
-from nearfield.models import chat_sandbox
 from nearfield.models.chat_template import ChatTemplate, load_chat_template
 
 SPECIAL: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
@@ -64,9 +63,10 @@ class Noon(datetime):
 
 
 @pytest.fixture
-def noon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_sandbox, "datetime", Noon)
+def noon(monkeypatch: pytest.MonkeyPatch) -> float:
+    """The time by the clock of transformers, in Unix seconds."""
     monkeypatch.setattr(chat_template_utils, "datetime", Noon)
+    return Noon.now(UTC).timestamp()
 
 
 def reference(source: str, messages: Chat, tools: Any, prompt: bool) -> str | Exception:
@@ -85,8 +85,7 @@ def render(source: str, messages: Chat | None = None, **options: Any) -> str:
     return template.render([USER] if messages is None else messages, **options)
 
 
-@pytest.mark.usefixtures("noon")
-def test_every_published_template_agrees_with_transformers(shared_data: Path) -> None:
+def test_every_published_template_agrees_with_transformers(shared_data: Path, noon: float) -> None:
     files = sorted((shared_data / "chat_templates").glob("*/*.jinja"))
     assert len(files) > 70
     for file in files:
@@ -97,7 +96,7 @@ def test_every_published_template_agrees_with_transformers(shared_data: Path) ->
             for prompt in (True, False):
                 expected = reference(source, messages, tools, prompt)
                 try:
-                    text = template.render(messages, tools=tools, add_generation_prompt=prompt)
+                    text = template.render(messages, tools=tools, add_generation_prompt=prompt, at=noon)
                 except InvalidRequestError:
                     assert isinstance(expected, Exception), (file, name)
                     assert name in TOOL_CHATS or (file.stem, name) in REFUSED

@@ -9,6 +9,7 @@ from typing import Any
 from nearfield.core.config import EngineConfig
 from nearfield.core.request import Output, Request, SamplingParams
 from nearfield.engine.build import Loaded, load_engine
+from nearfield.proof.claims import Known
 from nearfield.proof.digest import digests_of, hash_ids, state_root
 from nearfield.proof.disclosure import Disclosure
 from nearfield.proof.model_root import subject_of
@@ -17,7 +18,7 @@ from nearfield.proof.receipt import sign
 from nearfield.proof.replay import Answer
 from nearfield.proof.report import Outcome, Report
 from nearfield.proof.subject import Subject
-from nearfield.proof.verify import Known, verify
+from nearfield.proof.verify import verify
 from tests.proof.signer import NodeKey
 
 Ids = tuple[int, ...]
@@ -27,6 +28,7 @@ Tell = Callable[[Request, Output], Output]
 PROMPTS = ("Once upon a time there was", "The cat sat on the mat and", "Tell me about the sea.", "Tom and his friend",
            "One day a little girl named Lily found", "A short letter to my teacher:", "What is in the box?",
            "The dog ran away because")
+CREATED = 1_800_000_000
 SAMPLED = SamplingParams(max_tokens=40, temperature=0.9, top_p=0.95, ignore_eos=True)
 
 
@@ -74,11 +76,11 @@ class Node:
         engine.check()
         made, number, previous = [], 0, bytes(32)
         for i, request in enumerate(asked):
-            one = witness.disclose(i, "cmpl-1", self.says, (number, previous), 1_800_000_000, self.key)
+            one = witness.disclose(i, "cmpl-1", self.says, (number, previous), CREATED, self.key)
             number, previous = number + 1, one.signed.receipt.digest()
             known = Known(request.prompt_ids, request.params, "cmpl-1", i, request.sample_index,
                           witness.nonces.client, witness.nonces.node, self.key.public_key, texts[i],
-                          (len(request.prompt_ids), len(one.output_ids)))
+                          (CREATED - 1, CREATED + 1))
             made.append(Given(one, known, texts[i]))
         return made
 
@@ -132,12 +134,6 @@ def answer_of(given: Given) -> Answer:
     assert known.prompt_ids is not None
     return Answer(known.prompt_ids, given.disclosure.output_ids, given.disclosure.sampler, receipt.seed,
                   receipt.sample_index)
-
-
-def rightly_billed(given: Given) -> Given:
-    """What the client knows, where the cheat bills what it tells."""
-    assert given.known.usage is not None
-    return replace(given, known=replace(given.known, usage=(given.known.usage[0], len(given.disclosure.output_ids))))
 
 
 def states_alone_pass(verifier: Node, given: Given) -> bool:

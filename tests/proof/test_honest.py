@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from nearfield.core.request import SamplingParams
+from nearfield.core.types import FinishReason
 from nearfield.kernels import cpu
 from nearfield.proof.replay import CHUNK
-from tests.proof.node import PROMPTS, SAMPLED, Given, check, open_node, prompts
+from tests.proof.node import PROMPTS, SAMPLED, Given, check, open_node, prompts, reason
 
 if missing := cpu.missing():
     pytest.skip(missing, allow_module_level=True)
@@ -121,9 +122,21 @@ def test_ten_thousand_tokens(weights: str) -> None:
 
 
 def test_the_verifier_and_the_node_need_not_agree_on_room() -> None:
-    node, verifier = open_node(max_context=64), open_node()
+    """But where an answer of a request without a limit fills the node's, the verifier must have the same."""
+    node, verifier, alike = open_node(max_context=64), open_node(), open_node(max_context=64)
+    for given in node.answer(prompts(node, 2), replace(SAMPLED, max_tokens=20)):
+        assert check(verifier, given).verified
     for given in node.answer(prompts(node, 1), SamplingParams(max_tokens=None, temperature=0.7, ignore_eos=True)):
         assert tokens_of([given]) + len(given.known.prompt_ids or ()) == 64
+        assert check(alike, given).verified
+        assert "give --max-context 64 if that is the node's" in reason(check(verifier, given), "limit")
+
+
+def test_an_answer_that_ends_by_itself_met_no_limit() -> None:
+    node, verifier = open_node(max_context=300), open_node()
+    params = SamplingParams(max_tokens=None, temperature=0.0, stop=(".",))
+    for given in node.answer(prompts(node, 2), params):
+        assert given.disclosure.signed.receipt.finish_reason is FinishReason.STOP
         assert check(verifier, given).verified
 
 

@@ -37,7 +37,7 @@ def clock() -> Clock:
 @pytest.fixture
 def given(tmp_path: Path, clock: Clock) -> Notary:
     return Notary(SUBJECT, NodeKey(), ReceiptChain(tmp_path / "receipts.chain"),
-                  SelfTest("cpu-test-v1", "test", None, ""), clock=clock, now=lambda: 1_800_000_000.5)
+                  SelfTest("cpu-test-v1", "test", None, ""), clock=clock)
 
 
 def asked(count: int = 1, **params: Any) -> tuple[Request, ...]:
@@ -63,8 +63,8 @@ def test_it_observes_under_the_seed_of_both_nonces(given: Notary) -> None:
 
 
 def test_receipts_follow_each_other(given: Notary) -> None:
-    one = given.certify(ended(given.witness(asked(2), CLIENT)), "a")
-    two = given.certify(ended(given.witness(asked(1, seed=9), CLIENT)), "b")
+    one = given.certify(ended(given.witness(asked(2), CLIENT)), "a", 1_800_000_000)
+    two = given.certify(ended(given.witness(asked(1, seed=9), CLIENT)), "b", 1_800_000_000)
     all_of_them = [each.signed.receipt for each in (*one, *two)]
     assert [each.number for each in all_of_them] == [1, 2, 3]
     assert [each.previous for each in all_of_them] == [bytes(32), *(each.digest() for each in all_of_them[:2])]
@@ -74,7 +74,7 @@ def test_receipts_follow_each_other(given: Notary) -> None:
 
 def test_the_limit_without_max_tokens_is_the_contexts(given: Notary) -> None:
     requests = (Request("r", (1, 2, 3), SamplingParams(max_tokens=None)),)
-    [one] = given.certify(ended(given.witness(requests, CLIENT)), "a")
+    [one] = given.certify(ended(given.witness(requests, CLIENT)), "a", 1_800_000_000)
     assert one.sampler.max_tokens == 97
 
 
@@ -83,14 +83,14 @@ def test_an_answer_that_did_not_end_has_none(given: Notary, reason: FinishReason
     witness = given.witness(asked(), CLIENT)
     witness.add(0, Output("", (1,), finish_reason=reason, hidden=b"1234"))
     with pytest.raises(ReceiptError, match="not ended"):
-        given.certify(witness, "a")
+        given.certify(witness, "a", 1_800_000_000)
     assert given.find("a") is None
-    [after] = given.certify(ended(given.witness(asked(), CLIENT)), "b")
+    [after] = given.certify(ended(given.witness(asked(), CLIENT)), "b", 1_800_000_000)
     assert after.signed.receipt.number == 1
 
 
 def test_it_is_found_by_its_tenant_for_a_while(given: Notary, clock: Clock) -> None:
-    made = given.certify(ended(given.witness(asked(), CLIENT)), "a", "tenant")
+    made = given.certify(ended(given.witness(asked(), CLIENT)), "a", 1_800_000_000, "tenant")
     assert given.find("a", "tenant") == tuple(made)
     assert given.find("a") is None and given.find("b", "tenant") is None
     clock.time = KEPT_SECONDS + 1
@@ -100,5 +100,5 @@ def test_it_is_found_by_its_tenant_for_a_while(given: Notary, clock: Clock) -> N
 def test_the_oldest_make_room(given: Notary, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notary, "MAX_KEPT_BYTES", 4096)
     for name in "abcdef":
-        given.certify(ended(given.witness(asked(), CLIENT)), name)
+        given.certify(ended(given.witness(asked(), CLIENT)), name, 1_800_000_000)
     assert given.find("a") is None and given.find("f") is not None

@@ -18,7 +18,7 @@ from nearfield.core.types import FinishReason
 from nearfield.proof.disclosure import Disclosure, from_json, read_receipts
 from nearfield.proof.errors import ReceiptError
 from nearfield.proof.keys import key_bytes, key_text, verify_signature
-from nearfield.proof.receipt import Receipt, SeedSource, SignedReceipt, decode, sign, signed_message
+from nearfield.proof.receipt import LimitSource, Receipt, SeedSource, SignedReceipt, decode, sign, signed_message
 from nearfield.proof.sampler_spec import canonical, read_sampler, sampler_hash, sampler_json
 from tests.proof.signer import NodeKey
 
@@ -28,8 +28,9 @@ DIGESTS = {name: bytes([i]) * 32 for i, name in enumerate((
     "node_nonce", "previous"))}
 RECEIPT = Receipt(
     response_id="chatcmpl-1", index=2, sample_index=1, profile="cpu-w4a8-v1", **DIGESTS, seed=2**64 - 1,
-    seed_source=SeedSource.NONCES, prompt_tokens=9, cached_tokens=3, completion_tokens=4,
-    finish_reason=FinishReason.LENGTH, number=7, created=1_800_000_000, public_key=key_bytes(KEY.public_key))
+    seed_source=SeedSource.NONCES, limit_source=LimitSource.PAYMENT, prompt_tokens=9, cached_tokens=3,
+    completion_tokens=4, finish_reason=FinishReason.LENGTH, number=7, created=1_800_000_000,
+    public_key=key_bytes(KEY.public_key))
 SAMPLER = canonical(SamplingParams(temperature=0.7, logit_bias={3: 1.0}, stop=("a", "é"), stop_token_ids=(4,)), 4)
 OPEN = Disclosure(sign(RECEIPT, KEY), SAMPLER, (1, 2, 3, 4), (bytes(32),))
 
@@ -37,9 +38,9 @@ OPEN = Disclosure(sign(RECEIPT, KEY), SAMPLER, (1, 2, 3, 4), (bytes(32),))
 def test_the_layout() -> None:
     """As docs/receipts.md has it, written without the code under test."""
     d, key = DIGESTS, key_bytes(KEY.public_key)
-    by_hand = (b"\x01" + b"\x0achatcmpl-1" + struct.pack(">II", 2, 1) + b"\x0bcpu-w4a8-v1"
+    by_hand = (b"\x02" + b"\x0achatcmpl-1" + struct.pack(">II", 2, 1) + b"\x0bcpu-w4a8-v1"
                + d["model_root"] + d["tokenizer"] + d["prompt_hash"] + d["sampler_hash"] + d["output_hash"]
-               + d["state_root"] + d["sketch"] + d["client_nonce"] + d["node_nonce"] + b"\xff" * 8 + b"\x00"
+               + d["state_root"] + d["sketch"] + d["client_nonce"] + d["node_nonce"] + b"\xff" * 8 + b"\x00\x01"
                + struct.pack(">III", 9, 3, 4) + b"\x01" + struct.pack(">Q", 7) + d["previous"]
                + struct.pack(">Q", 1_800_000_000) + key)
     assert RECEIPT.encode() == by_hand
@@ -84,7 +85,7 @@ def test_one_encoding_only(place: int, other: bytes, how: str) -> None:
 @given(st.binary(max_size=700))
 def test_any_bytes_are_a_receipt_or_refused(data: bytes) -> None:
     try:
-        assert decode(b"\x01" + data).encode() == b"\x01" + data
+        assert decode(b"\x02" + data).encode() == b"\x02" + data
     except ReceiptError:
         return
 

@@ -9,14 +9,18 @@ import pytest
 from nearfield.core.request import Request
 from nearfield.core.types import FinishReason
 from nearfield.kernels import cpu
+from nearfield.proof.claims import Known
 from nearfield.proof.digest import hash_ids, state_root
 from nearfield.proof.disclosure import Disclosure, from_json
 from nearfield.proof.errors import ReceiptError
 from nearfield.proof.notary import Witness
+from nearfield.proof.receipt import LimitSource
 from nearfield.proof.replay import replay
+from nearfield.proof.report import Outcome
 from nearfield.proof.sampler_spec import sampler_hash
-from nearfield.proof.verify import Known, chain_fault
+from nearfield.proof.verify import chain_fault
 from tests.proof.node import (
+    CREATED,
     PROMPTS,
     SAMPLED,
     Given,
@@ -28,8 +32,8 @@ from tests.proof.node import (
     prompts,
     reason,
     resigned,
-    rightly_billed,
 )
+from tests.proof.signer import NodeKey
 
 if missing := cpu.missing():
     pytest.skip(missing, allow_module_level=True)
@@ -43,7 +47,7 @@ FIRST = "tokens 0 to 31"
 def test_an_early_end(honest: Node, told: FinishReason) -> None:
     [given] = honest.answer(prompts(honest, 1))
     states = replay(honest.loaded, answer_of(given)).states
-    cheat = rightly_billed(forged(given, given.disclosure.output_ids[:20], states[:20], finish_reason=told))
+    cheat = forged(given, given.disclosure.output_ids[:20], states[:20], finish_reason=told)
     assert reason(check(honest, cheat), "finish") == (
         f"the receipt says {told}, and the answer goes on after token 19")
 
@@ -54,9 +58,9 @@ def test_tokens_after_the_end(honest: Node) -> None:
     [given] = [one for one in made if one.disclosure.signed.receipt.finish_reason is FinishReason.STOP]
     ids = (*given.disclosure.output_ids, 5, 6, 7)
     longer = forged(given, ids, replay(honest.loaded, replace(answer_of(given), output_ids=ids)).states)
-    assert "ends the answer (stop), and 3 more follow" in reason(check(honest, rightly_billed(longer)), "finish")
+    assert "ends the answer (stop), and 3 more follow" in reason(check(honest, longer), "finish")
     wrong = resigned(given, finish_reason=FinishReason.LENGTH)
-    assert reason(check(honest, wrong), "finish") == "expected stop, receipt has length"
+    assert reason(check(honest, wrong), "finish") == "reason: expected stop, receipt has length"
 
 
 def test_inflated_counts(honest: Node) -> None:
@@ -66,16 +70,61 @@ def test_inflated_counts(honest: Node) -> None:
         check(honest, resigned(given, completion_tokens=50)), "counts")
     assert "receipt has (99, 40)" in reason(check(honest, resigned(given, prompt_tokens=99)), "counts")
     assert "cached tokens" in reason(check(honest, resigned(given, cached_tokens=1000)), "counts")
-    billed = replace(given, known=replace(given.known, usage=(prompt, 50)))
-    assert reason(check(honest, billed), "usage").endswith(f"billed were ({prompt}, 50)")
 
 
 def test_a_shorter_limit_than_was_asked(honest: Node) -> None:
     made = honest.answer(prompts(honest, 1), ask=lambda r: replace(r, params=replace(r.params, max_tokens=20)))
     sampler = replace(made[0].disclosure.sampler, max_tokens=20)
     told = resigned(made[0], sampler=sampler, sampler_hash=sampler_hash(sampler))
-    assert reason(check(honest, told), "options") == "max_tokens: the request has 40, the receipt 20"
+    assert reason(check(honest, told), "limit") == "the request asked for 40, the receipt has 20"
     assert reason(check(honest, made[0]), "finish").endswith("goes on after token 19")
+
+
+def capped(node: Node, asked: int | None, held: int, source: LimitSource) -> Given:
+    """An answer that was held to `held` tokens in place of what was asked, and a receipt that says why."""
+    asking = replace(SAMPLED, max_tokens=asked)
+    request = Request("r", node.encode(PROMPTS[0]), asking)
+    witness = Witness([replace(request, params=replace(asking, max_tokens=held))], nonces(0), limit=source)
+    [given] = node.finish(witness.requests, witness)
+    return replace(given, known=replace(given.known, params=asking))
+
+
+def test_a_limit_that_nobody_asked_for(honest: Node) -> None:
+    """The node tells it, and ends the answer rightly where it says."""
+    for held in (1, 30):
+        cheat = capped(honest, None, held, LimitSource.REQUEST)
+        assert f"held the answer to {held} tokens, and the request named no limit" in reason(
+            check(honest, cheat), "limit")
+    assert "asked for 40" in reason(check(honest, capped(honest, 40, 39, LimitSource.REQUEST)), "limit")
+
+
+@pytest.mark.parametrize("asked", [None, 40])
+def test_a_limit_of_what_was_paid_for_is_told(honest: Node, asked: int | None) -> None:
+    report = check(honest, capped(honest, asked, 9, LimitSource.PAYMENT))
+    assert report.verified
+    [told] = [one.reason for one in report.checks if one.name == "limit"]
+    assert "paid for held the answer to 9 tokens" in told
+
+
+def test_payment_is_no_reason_for_a_longer_answer(honest: Node) -> None:
+    assert "asked for 8" in reason(check(honest, capped(honest, 8, 9, LimitSource.PAYMENT)), "limit")
+
+
+def test_another_time_than_that_of_the_request(honest: Node) -> None:
+    """A template may tell the date, and a node may not choose it."""
+    [given] = honest.answer(prompts(honest, 1))
+    for created in (0, CREATED - 3600, CREATED + 3600, 2**64 - 1):
+        assert "by the clock here" in reason(check(honest, resigned(given, created=created)), "time")
+    assert check(honest, resigned(given, created=CREATED + 60)).verified
+
+
+def test_whose_key_it_is_must_be_known_to_be_said(honest: Node) -> None:
+    [given] = honest.answer(prompts(honest, 1))
+    stranger = replace(given, known=replace(given.known, public_key=NodeKey(9).public_key))
+    assert "public key: expected" in reason(check(honest, stranger), "node")
+    told = {one.name: one for one in check(honest, replace(given, known=replace(given.known, public_key=None))).checks}
+    assert told["node"].outcome is Outcome.UNCHECKED and NodeKey().public_key in told["node"].reason
+    assert told["cached"].outcome is Outcome.UNCHECKED and "node's word" in told["cached"].reason
 
 
 # 11: edits

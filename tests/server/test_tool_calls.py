@@ -12,7 +12,7 @@ CALL = OPEN + '{"name": "f", "arguments": {"a": 1}}' + CLOSE
 
 
 def parse(*pieces: str) -> tuple[str, list[tuple[str, str]]]:
-    parser = ToolCallParser()
+    parser = ToolCallParser("chatcmpl-1 0")
     text, found = "", []
     for piece in pieces:
         shown, calls = parser.push(piece)

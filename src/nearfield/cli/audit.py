@@ -2,10 +2,9 @@
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from itertools import cycle, islice
+from itertools import islice
 from pathlib import Path
+from random import SystemRandom
 from typing import TYPE_CHECKING, Any
 
 from nearfield.cli import options
@@ -13,14 +12,10 @@ from nearfield.core.config import EngineConfig
 from nearfield.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from nearfield.engine.build import Loaded
-    from nearfield.proof.audit import Exchange
-    from nearfield.proof.report import Report
-    from nearfield.proof.subject import Subject
+    from nearfield.cli.exchange import Verifier
+    from nearfield.proof.audit import Auditor, Exchange, Tally
 
 HELP = "ask a node and verify a fraction of its receipts"
-PROMPTS = ("Once upon a time", "Tell me about the sea.", "The cat sat on the", "Why is the sky blue?",
-           "Write a short letter to a friend.", "A list of things to do today:")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="of the answers, computed again (default: %(default)s)")
     parser.add_argument("--requests", metavar="N", type=options.count, default=100,
                         help="answers to ask for (default: %(default)s)")
-    parser.add_argument("--prompts", metavar="FILE", type=Path, help="prompts, one a line (default: a few of our own)")
-    parser.add_argument("--chat", action="store_true", help="send the prompts as chats of one message")
+    parser.add_argument("--prompts", metavar="FILE", type=Path,
+                        help="prompts, one a line, to draw from (default: made up)")
     parser.add_argument("--api-key-file", metavar="FILE", type=Path, help="the file that holds the key to the node")
-    parser.add_argument("--node-key", metavar="KEY", help="the node's public key, ed25519:...")
+    parser.add_argument("--node-key", metavar="KEY", type=options.node_key, help="the node's public key, ed25519:...")
     parser.add_argument("--approximate", action="store_true",
                         help="accept receipts of a node whose bits nobody can repeat, within a tolerance")
     options.add_sampling(parser, max_tokens=64)
@@ -46,46 +41,54 @@ def run(args: argparse.Namespace) -> int:
         import httpx
     except ImportError:
         raise ConfigError("an audit needs the packages of a node: pip install 'nearfield[node]'") from None
+    from nearfield.cli.exchange import Verifier
+    from nearfield.cli.questions import questions
     from nearfield.engine.build import load_engine
     from nearfield.proof.audit import Auditor
     from nearfield.proof.model_root import subject_of
 
-    prompts = _lines(args.prompts) if args.prompts else PROMPTS
+    prompts = _lines(args.prompts) if args.prompts else ()
     headers = {"Authorization": f"Bearer {_lines(args.api_key_file)[0]}"} if args.api_key_file else {}
     loaded = load_engine(args.model, EngineConfig(**options.engine_options(args)), progress=True)
-    subject = subject_of(loaded)
+    verifier = Verifier(loaded, subject_of(loaded), args.approximate)
     with httpx.Client(base_url=args.url, headers=headers, timeout=600) as http:
-        auditor = Auditor(http, lambda exchange: _replay(exchange, loaded, subject, args), args.fraction)
+        auditor = Auditor(http, lambda exchange: _faults(verifier, exchange, args.node_key), args.fraction,
+                          public_key=args.node_key)
         name = _served(http)
-        path = "/v1/chat/completions" if args.chat else "/v1/completions"
-        for body in islice(_bodies(name, prompts, args.chat, options.sampling_options(args)), args.requests):
-            seen = len(auditor.tally.faults)
-            auditor.ask(path, body)
-            for fault in auditor.tally.faults[seen:]:
-                print(fault, flush=True)
-    tally = auditor.tally
-    print(json.dumps({"kind": "audit", "model": name, "responses": tally.responses, "replayed": tally.replayed,
-                      "tokens": tally.tokens, "faults": len(tally.faults), "fraction": args.fraction}))
-    return 1 if tally.faults else 0
+        asked = questions(name, prompts, loaded.template is not None, options.sampling_options(args), SystemRandom())
+        try:
+            for path, body in islice(asked, args.requests):
+                _ask(auditor, path, body)
+        finally:
+            print(json.dumps({"kind": "audit", "model": name, **_summary(auditor.tally), "fraction": args.fraction}))
+    return 1 if auditor.tally.faults or not auditor.tally.responses else 0
 
 
-def _bodies(name: str, prompts: tuple[str, ...], chat: bool, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for prompt in cycle(prompts):
-        asked = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
-        yield {"model": name, **asked, **given}
+def _ask(auditor: "Auditor", path: str, body: dict[str, Any]) -> None:
+    """One question; what is wrong with its answer, and why there is none, is printed."""
+    from nearfield.proof.audit import Refused
+
+    seen = len(auditor.tally.faults)
+    try:
+        auditor.ask(path, body)
+    except Refused as refusal:
+        print(f"refused: {refusal}", flush=True)
+    for fault in auditor.tally.faults[seen:]:
+        print(fault, flush=True)
 
 
-def _replay(exchange: "Exchange", loaded: "Loaded", subject: "Subject",
-            args: argparse.Namespace) -> list["Report"]:
-    from nearfield.cli.asked import asked_by, with_reply
-    from nearfield.proof.verify import verify
+def _summary(tally: "Tally") -> dict[str, int]:
+    return {"responses": tally.responses, "refused": tally.refused, "replayed": tally.replayed, "tokens": tally.tokens,
+            "held_by_payment": tally.held, "faults": len(tally.faults)}
 
-    asked, reports = asked_by(loaded, exchange.body), []
-    for index, receipt in enumerate(exchange.receipts):
-        known = replace(with_reply(asked.known(index), exchange.reply, index), client_nonce=exchange.client_nonce,
-                        node_nonce=exchange.node_nonce, public_key=args.node_key)
-        reports.append(verify(receipt, loaded, subject, known, allow_approximate=args.approximate))
-    return reports
+
+def _faults(verifier: "Verifier", exchange: "Exchange", public_key: str | None) -> list[str]:
+    from nearfield.proof.claims import Known
+
+    known = Known(client_nonce=exchange.client_nonce, node_nonce=exchange.node_nonce, public_key=public_key,
+                  between=exchange.between)
+    verdict = verifier.exchange(exchange.receipts, exchange.body, exchange.reply, known)
+    return [f"{check.name}: {check.reason}" for check in verdict.failures]
 
 
 def _served(http: Any) -> str:

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from nearfield.core.config import DTYPES, WEIGHTS, EngineConfig, parse_bytes
-from nearfield.core.errors import ConfigError
+from nearfield.core.errors import ConfigError, NearfieldError
 from nearfield.kernels.cpu import ISAS
 
 
@@ -22,6 +22,17 @@ def count(text: str) -> int:
 def counts(text: str) -> tuple[int, ...]:
     """Whole numbers separated by commas: 1,8,16."""
     return tuple(count(part.strip()) for part in text.split(","))
+
+
+def node_key(text: str) -> str:
+    """A node's public key: a typing error in it is no fault of the node's."""
+    from nearfield.proof.keys import key_bytes
+
+    try:
+        key_bytes(text)
+    except NearfieldError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def size(text: str) -> int:

@@ -12,7 +12,7 @@ still take long.
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from jinja2 import nodes, pass_context
@@ -36,13 +36,15 @@ from nearfield.models.chat_limits import (
 
 _MAX_JSON_INDENT = 64
 
-# Not an identifier, so that no template can read or shadow it.
+# Not identifiers, so that no template can read or shadow them.
 _BUDGET = "what is left"
+_NOW = "the time"
 
 
-def render_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables of one rendering, with a fresh budget among them."""
-    return {**variables, _BUDGET: Budget()}
+def render_variables(variables: Mapping[str, Any], at: float) -> dict[str, Any]:
+    """The variables of one rendering, with a fresh budget among them, and the time that it is told: `at`, in Unix
+    seconds. In UTC, so that who renders the same chat elsewhere gets the same text."""
+    return {**variables, _BUDGET: Budget(), _NOW: datetime.fromtimestamp(at, UTC)}
 
 
 class ChatEnvironment(ImmutableSandboxedEnvironment):
@@ -189,8 +191,10 @@ def _raise_exception(message: str) -> NoReturn:
     raise TemplateError(message)
 
 
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
+@pass_context
+def _strftime_now(context: Context, form: str) -> str:
+    now: datetime = context.parent[_NOW]
+    return now.strftime(form)
 
 
 def _tojson(

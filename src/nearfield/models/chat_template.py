@@ -6,6 +6,7 @@ token, which stays plain text (see `chat_guard`).
 """
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,16 +46,18 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
+        at: float | None = None,
     ) -> str:
         """The text of a chat.
 
         messages, tools: as in OpenAI's API, with the arguments of tool calls as objects.
         add_generation_prompt: end where the assistant's answer begins. variables: others that the
-        template reads, such as `documents` or `enable_thinking`. Raises InvalidRequestError
-        (param "messages") when the template refuses the messages or fails on them.
+        template reads, such as `documents` or `enable_thinking`. at: the time that the template is told, in Unix
+        seconds (None: now). Raises InvalidRequestError (param "messages") when the template refuses the messages or
+        fails on them.
         """
         chat = _copy(messages, tools, variables)
-        return self._render(chat, add_generation_prompt)
+        return self._render(chat, add_generation_prompt, at)
 
     def encode(
         self,
@@ -64,6 +67,7 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
+        at: float | None = None,
     ) -> list[TokenId]:
         """The ids of a chat: tokenizer.encode(render(...), add_special=False), bos only if the template has it.
 
@@ -72,15 +76,16 @@ class ChatTemplate:
         """
         chat = _copy(messages, tools, variables)
         guard = ChatGuard(find_spellings(tokenizer.special_tokens), chat)
-        return guard.encode(tokenizer, self._render(guard.hide(chat), add_generation_prompt))
+        return guard.encode(tokenizer, self._render(guard.hide(chat), add_generation_prompt, at))
 
-    def _render(self, chat: dict[str, Any], add_generation_prompt: bool) -> str:
+    def _render(self, chat: dict[str, Any], add_generation_prompt: bool, at: float | None) -> str:
         name = "tool_use" if chat["tools"] is not None and "tool_use" in self._templates else "default"
         _soften_arguments(chat["messages"])
         values = {"documents": None, **self._special, **chat.pop("variables"), **chat,
                   "add_generation_prompt": add_generation_prompt}
+        now = time.time() if at is None else at
         try:
-            return with_room(lambda: self._run(name, values))
+            return with_room(lambda: self._run(name, values, now))
         except ModelError:
             raise
         except Exception as error:  # a template is a program: it may fail in any way
@@ -89,15 +94,15 @@ class ChatTemplate:
                 "messages",
             ) from error
 
-    def _run(self, name: str, values: dict[str, Any]) -> str:
+    def _run(self, name: str, values: dict[str, Any], at: float) -> str:
         """Run a template. One written for tools only may loop over absent tools: it gets an empty list then."""
         template = self._templates[name]
         try:
-            return template.render(render_variables(values))
+            return template.render(render_variables(values, at))
         except TypeError:
             if values["tools"] is not None:
                 raise
-            return template.render(render_variables({**values, "tools": []}))
+            return template.render(render_variables({**values, "tools": []}, at))
 
 
 def load_chat_template(folder: Path) -> ChatTemplate | None:

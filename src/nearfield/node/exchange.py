@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from nearfield.node.answer import Answer, Outlet
 from nearfield.node.errors import NodeError, no_model
 from nearfield.node.ledger import RENEWAL
-from nearfield.node.limits import Prompt, answers, capped, count_prompt, longest
+from nearfield.node.limits import LIMITS, Prompt, answers, capped, count_prompt, longest
 from nearfield.node.parts import Allowance, Parts, Session
 from nearfield.node.requested import passed_on
 from nearfield.node.settlement import Settlement, Terms
@@ -140,7 +140,10 @@ class Exchange:
         headers = [(name, value) for name, value in scope["headers"] if name.decode("latin-1") not in NOT_SENT]
         headers += [(name.encode(), asked.headers[name].encode("latin-1")) for name in RECEIPT if name in asked.headers]
         headers.append((b"content-length", str(len(data)).encode()))
-        await unless(answer.failed, self._engine({**scope, "headers": headers}, receive_body, answer.take))
+        # The engine's receipts say so: who asked for a longer answer could not tell it from one that was cut short.
+        held = any(body.get(name) != asked.body.get(name) for name in LIMITS)
+        inner = {**scope, "headers": headers, "state": {**scope.get("state", {}), "held_by_payment": held}}
+        await unless(answer.failed, self._engine(inner, receive_body, answer.take))
         if answer.failed.done():
             raise answer.failed.result()
         answer.check_whole()

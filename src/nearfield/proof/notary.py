@@ -19,7 +19,7 @@ from nearfield.proof.disclosure import Disclosure
 from nearfield.proof.errors import ReceiptError
 from nearfield.proof.keys import key_bytes
 from nearfield.proof.nonces import NodeNonces, seed_of
-from nearfield.proof.receipt import Receipt, SeedSource, Signer, sign
+from nearfield.proof.receipt import LimitSource, Receipt, SeedSource, Signer, sign
 from nearfield.proof.sampler_spec import canonical, sampler_hash
 from nearfield.proof.subject import SelfTest, Subject
 
@@ -40,11 +40,12 @@ class Nonces:
 class Witness:
     """Follows the answers of one response: run `requests`, `add` what each makes, then have them certified.
 
-    sketch: for approximate receipts (approximate.py).
+    limit: what set their max_tokens. sketch: for approximate receipts (approximate.py).
     """
 
-    def __init__(self, requests: Sequence[Request], nonces: Nonces, *, sketch: bool = False) -> None:
-        self.nonces = nonces
+    def __init__(self, requests: Sequence[Request], nonces: Nonces, *, limit: LimitSource = LimitSource.REQUEST,
+                 sketch: bool = False) -> None:
+        self.nonces, self._limit = nonces, limit
         self._chosen = [request.params.seed is not None for request in requests]
         self.requests = tuple(_observed(request, nonces, index) for index, request in enumerate(requests))
         sketcher = Sketcher() if sketch else None
@@ -71,7 +72,7 @@ class Witness:
             sketch=sketch_hash(bytes(answer.sketches)) if answer.sketches else bytes(DIGEST_SIZE),
             client_nonce=self.nonces.client, node_nonce=self.nonces.node, seed=(request.params.seed or 0) & _SEED_MASK,
             seed_source=SeedSource.REQUEST if self._chosen[index] else SeedSource.NONCES,
-            prompt_tokens=last.prompt_tokens, cached_tokens=last.cached_tokens,
+            limit_source=self._limit, prompt_tokens=last.prompt_tokens, cached_tokens=last.cached_tokens,
             completion_tokens=last.completion_tokens, finish_reason=last.finish_reason, number=chain[0] + 1,
             previous=chain[1], created=created, public_key=key_bytes(signer.public_key))
         return Disclosure(sign(receipt, signer), params, tuple(answer.ids), states, bytes(answer.sketches))
@@ -81,21 +82,24 @@ class Notary:
     """Gives receipts for one engine under one key, and keeps them for a while. Any thread may call it."""
 
     def __init__(self, subject: Subject, signer: Signer, chain: ReceiptChain, selftest: SelfTest, *,
-                 clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time) -> None:
+                 clock: Callable[[], float] = time.monotonic) -> None:
         self.subject, self.nonces, self.selftest = subject, NodeNonces(clock=clock), selftest
         self._signer, self._chain = signer, chain
-        self._clock, self._now = clock, now
+        self._clock = clock
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._kept_bytes = 0
 
-    def witness(self, requests: Sequence[Request], client_nonce: bytes, node_nonce: bytes | None = None) -> Witness:
-        """A witness for `requests`. node_nonce: one that was handed out before; None draws it now."""
+    def witness(self, requests: Sequence[Request], client_nonce: bytes, node_nonce: bytes | None = None, *,
+                limit: LimitSource = LimitSource.REQUEST) -> Witness:
+        """A witness for `requests`. node_nonce: one that was handed out before; None draws it now. limit: what set
+        their max_tokens."""
         nonces = Nonces(client_nonce, node_nonce or secrets.token_bytes(DIGEST_SIZE))
-        return Witness(requests, nonces, sketch=self.subject.approximate)
+        return Witness(requests, nonces, limit=limit, sketch=self.subject.approximate)
 
-    def certify(self, witness: Witness, response_id: RequestId, tenant: str = "") -> list[Disclosure]:
-        """The receipts of all answers of a response, on the disk's chain and kept for `find`.
+    def certify(self, witness: Witness, response_id: RequestId, created: int, tenant: str = "") -> list[Disclosure]:
+        """The receipts of all answers of a response, on the disk's chain and kept for `find`. created: when its
+        request was taken in, in Unix seconds.
 
         Raises ReceiptError unless all have ended, OSError where the chain can not be written.
         """
@@ -103,7 +107,7 @@ class Notary:
         with self._lock:
             for index in range(len(witness.requests)):
                 end = self._chain.number, self._chain.last
-                one = witness.disclose(index, response_id, self.subject, end, int(self._now()), self._signer)
+                one = witness.disclose(index, response_id, self.subject, end, created, self._signer)
                 self._chain.advance(one.signed.receipt.digest())
                 made.append(one)
             self._keep(response_id, _Kept(tuple(made), tenant, self._clock() + KEPT_SECONDS))

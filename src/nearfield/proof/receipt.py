@@ -15,7 +15,7 @@ from nearfield.core.types import FinishReason
 from nearfield.proof.digest import DIGEST_SIZE, tagged
 from nearfield.proof.errors import ReceiptError
 
-VERSION = 1
+VERSION = 2
 SIGNATURE_SIZE = 64
 _TEXT = re.compile(r"[!-~]{1,128}")   # printable ASCII, no space
 _FINISH = (FinishReason.STOP, FinishReason.LENGTH)
@@ -28,6 +28,14 @@ class SeedSource(StrEnum):
 
     NONCES = "nonces"
     REQUEST = "request"
+
+
+class LimitSource(StrEnum):
+    """What set the most tokens that an answer could have: the request (without a limit of its own, the context), or
+    what was paid for."""
+
+    REQUEST = "request"
+    PAYMENT = "payment"
 
 
 class Signer(Protocol):
@@ -45,8 +53,8 @@ class Receipt:
 
     index: the answer's number among those of the response; its number among those of its prompt is
     `sample_index`. seed: of the low 64 bits. number, previous: the place in the node's chain, and the digest of the
-    receipt before (zeros in front of the first). created: Unix seconds. sketch: of the states' sketches, zeros
-    where there are none (approximate.py).
+    receipt before (zeros in front of the first). created: when the request was taken in, in Unix seconds. sketch: of
+    the states' sketches, zeros where there are none (approximate.py).
     """
 
     response_id: str
@@ -64,6 +72,7 @@ class Receipt:
     node_nonce: bytes
     seed: int
     seed_source: SeedSource
+    limit_source: LimitSource
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
@@ -140,9 +149,9 @@ _FIELDS: dict[str, _Field] = {
     "model_root": _digest(), "tokenizer": _digest(), "prompt_hash": _digest(), "sampler_hash": _digest(),
     "output_hash": _digest(), "state_root": _digest(), "sketch": _digest(), "client_nonce": _digest(),
     "node_nonce": _digest(), "seed": _number(">Q"), "seed_source": _choice(*SeedSource),
-    "prompt_tokens": _number(">I"), "cached_tokens": _number(">I"), "completion_tokens": _number(">I"),
-    "finish_reason": _choice(*_FINISH), "number": _number(">Q"), "previous": _digest(), "created": _number(">Q"),
-    "public_key": _digest()}
+    "limit_source": _choice(*LimitSource), "prompt_tokens": _number(">I"), "cached_tokens": _number(">I"),
+    "completion_tokens": _number(">I"), "finish_reason": _choice(*_FINISH), "number": _number(">Q"),
+    "previous": _digest(), "created": _number(">Q"), "public_key": _digest()}
 
 
 @dataclass(frozen=True)

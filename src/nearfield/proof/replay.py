@@ -13,12 +13,12 @@ from torch import Tensor
 
 from nearfield.cache.store import DenseKV
 from nearfield.core.plan import Row, StepPlan
-from nearfield.core.request import Request, SamplingParams
+from nearfield.core.request import Request, SamplingParams, TokenLogprob
 from nearfield.core.types import TokenId
 from nearfield.engine.answer import AnswerRules
 from nearfield.engine.batch import build_inputs
 from nearfield.engine.build import Loaded
-from nearfield.engine.sampler import SampleInput, Sampler
+from nearfield.engine.sampler import Choice, SampleInput, Sampler
 from nearfield.kernels.ops import KVShape
 from nearfield.kernels.select import TORCH_DTYPES
 
@@ -41,11 +41,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Replayed:
-    """By token of the answer: the bits of the state that it is chosen from, and the token that comes of it after the
-    tokens before it (None where nothing can be chosen)."""
+    """By token of the answer: the bits of the state that it is chosen from, the token that comes of it after the
+    tokens before it (None where nothing can be chosen), and its log-probability where the params ask for it."""
 
     states: tuple[bytes, ...]
     tokens: tuple[TokenId | None, ...]
+    logprobs: tuple[TokenLogprob | None, ...]
 
 
 @torch.inference_mode()
@@ -53,15 +54,16 @@ def replay(loaded: Loaded, answer: Answer) -> Replayed:
     """Compute `answer` again with the model of `loaded`, in K/V of its own. Ids must be in the vocabulary, and the
     answer within loaded.engine.max_context."""
     states: list[bytes] = []
-    tokens: list[TokenId | None] = []
+    choices: list[Choice | None] = []
     sampler = Sampler(loaded.ops)
     for first, hidden in _states(loaded, answer):
         states.extend(row.numpy().tobytes() for row in hidden.float())
         for at in range(0, len(hidden), _LOGIT_ROWS):
             logits = loaded.model.logits(hidden[at:at + _LOGIT_ROWS])
             rows = [_row(loaded, answer, first + at + i) for i in range(len(logits))]
-            tokens.extend(None if choice is None else choice[0] for choice in sampler.sample(logits, rows))
-    return Replayed(tuple(states), tuple(tokens))
+            choices.extend(sampler.sample(logits, rows))
+    tokens, logprobs = zip(*(choice or (None, None) for choice in choices), strict=True)
+    return Replayed(tuple(states), tokens, logprobs)
 
 
 def _states(loaded: Loaded, answer: Answer) -> Iterator[tuple[int, Tensor]]:

@@ -1,8 +1,11 @@
 """What came of verifying a receipt: a list of checks, each with its outcome and, unless it passed, the reason."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
+
+from nearfield.core.request import Output
 
 
 class Outcome(StrEnum):
@@ -24,10 +27,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """The checks in the order in which they were made; `approximate` where states were compared with a tolerance."""
+    """The checks in the order in which they were made; `approximate` where states were compared with a tolerance.
+
+    outputs: where the answer was computed again, what an engine hands out of the receipt's tokens, token by token.
+    """
 
     checks: tuple[Check, ...]
     approximate: bool = False
+    outputs: tuple[Output, ...] = ()
 
     @property
     def failures(self) -> tuple[Check, ...]:
@@ -41,23 +48,28 @@ class Report:
 
     @property
     def verified(self) -> bool:
-        """Whether the answer was computed again and nothing differed."""
+        """Whether the answer was computed again, and of all that was given nothing differed."""
         return self.replayed and not self.failures
 
     def to_json(self) -> dict[str, Any]:
         """As one object."""
-        return {"verified": self.verified, "replayed": self.replayed, "approximate": self.approximate,
+        return {"replayed": self.replayed, "approximate": self.approximate,
                 "checks": [asdict(check) for check in self.checks]}
 
     def lines(self) -> list[str]:
         """A line for each check."""
-        width = max(len(check.name) for check in self.checks)
-        return [f"{check.name:<{width}}  {check.outcome.value}{': ' if check.reason else ''}{check.reason}"
-                for check in self.checks]
+        return lines(self.checks)
 
 
-def passed(name: str) -> Check:
-    return Check(name, Outcome.PASS)
+def lines(checks: Sequence[Check]) -> list[str]:
+    """A line for each check."""
+    width = max((len(check.name) for check in checks), default=0)
+    return [f"{check.name:<{width}}  {check.outcome.value}{': ' if check.reason else ''}{check.reason}"
+            for check in checks]
+
+
+def passed(name: str, reason: str = "") -> Check:
+    return Check(name, Outcome.PASS, reason)
 
 
 def failed(name: str, reason: str) -> Check:

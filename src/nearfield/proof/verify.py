@@ -5,48 +5,24 @@ and tokens are compared with one. What can not be said, for want of something th
 only the client knows, is said to be unchecked.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from nearfield.core.request import SamplingParams
-from nearfield.core.types import FinishReason, TokenId
+from nearfield.core.request import Output
+from nearfield.core.types import TokenId
 from nearfield.engine.answer import AnswerRules
 from nearfield.engine.build import Loaded
 from nearfield.engine.text import TextStream
 from nearfield.proof.approximate import MAX_DISTANCE, PREFIX, Sketcher, agrees, distance, sketch_hash
-from nearfield.proof.digest import STATES_PER_DIGEST, digests_of, hash_ids, state_root
+from nearfield.proof.claims import Known, claims
+from nearfield.proof.difference import difference
+from nearfield.proof.digest import STATES_PER_DIGEST, digests_of, state_root
 from nearfield.proof.disclosure import Disclosure
 from nearfield.proof.errors import ReceiptError
-from nearfield.proof.keys import key_bytes, verify_signature
-from nearfield.proof.nonces import seed_of
-from nearfield.proof.receipt import Receipt, SeedSource
+from nearfield.proof.receipt import Receipt
 from nearfield.proof.replay import Answer, Replayed, replay
 from nearfield.proof.report import Check, Outcome, Report, agree, failed, passed, unchecked
-from nearfield.proof.sampler_spec import FIELDS, canonical, sampler_hash
 from nearfield.proof.subject import Subject
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the holder of a receipt knows by itself; None is unknown.
-
-    prompt_ids: of the prompt that was sent, tokenised here. params: the options that were sent, with the model's
-    defaults; their max_tokens may be None. index, sample_index: the answer's place in the response, and among those
-    of its prompt. text: what was delivered. usage: the prompt and completion tokens that were billed. as_delivered:
-    what a server makes of the tokens' text before it delivers it, such as taking calls of tools out of it.
-    """
-
-    prompt_ids: tuple[TokenId, ...] | None = None
-    params: SamplingParams | None = None
-    response_id: str | None = None
-    index: int | None = None
-    sample_index: int | None = None
-    client_nonce: bytes | None = None
-    node_nonce: bytes | None = None
-    public_key: str | None = None
-    text: str | None = None
-    usage: tuple[int, int] | None = None
-    as_delivered: Callable[[str], str] = str
 
 
 def verify(disclosure: Disclosure, loaded: Loaded, subject: Subject, known: Known, *,
@@ -63,8 +39,7 @@ def verify(disclosure: Disclosure, loaded: Loaded, subject: Subject, known: Know
     if not approximate and receipt.profile != subject.profile:
         raise ReceiptError(f"the receipt is of profile {receipt.profile}; the model as it was opened here computes "
                            f"{subject.profile}: give the dtype and weights of the receipt, on a machine that has them")
-    checks = [*_origin(disclosure, known), *_seed(receipt, known), *_words(disclosure, subject, known),
-              *_counts(disclosure, known)]
+    checks = [*claims(disclosure, subject, known)]
     if known.prompt_ids is None:
         why = "the prompt is not known: give it to compute the answer again"
     elif any(check.outcome is Outcome.FAIL and check.name in ("model", "prompt", "sampler", "output", "counts")
@@ -72,8 +47,9 @@ def verify(disclosure: Disclosure, loaded: Loaded, subject: Subject, known: Know
         why = "the answer is not computed again, since it is not the one that the receipt is of"
     else:
         _require_room(disclosure, known.prompt_ids, subject)
-        return Report((*checks, *_replayed(disclosure, loaded, known, known.prompt_ids)), approximate)
-    return Report((*checks, *(unchecked(name, why) for name in ("states", "tokens", "finish", "text"))), approximate)
+        again, outputs = _replayed(disclosure, loaded, known, known.prompt_ids)
+        return Report((*checks, *again), approximate, outputs)
+    return Report((*checks, *(unchecked(name, why) for name in ("states", "tokens", "finish"))), approximate)
 
 
 def chain_fault(receipts: Sequence[Receipt]) -> str | None:
@@ -91,91 +67,6 @@ def chain_fault(receipts: Sequence[Receipt]) -> str | None:
     return None
 
 
-def _origin(disclosure: Disclosure, known: Known) -> Iterator[Check]:
-    receipt = disclosure.signed.receipt
-    good = verify_signature(disclosure.signed)
-    yield passed("signature") if good else failed("signature", "the key in the receipt has not signed it")
-    if known.public_key is not None:
-        yield agree("node", "public key", key_bytes(known.public_key), receipt.public_key)
-    if known.response_id is not None:
-        yield agree("response", "id", known.response_id, receipt.response_id)
-    if known.client_nonce is None:
-        yield unchecked("client nonce", "not known: the receipt may be of an older request")
-    else:
-        yield agree("client nonce", "nonce", known.client_nonce, receipt.client_nonce)
-    if known.node_nonce is None:
-        yield unchecked("node nonce", "the node drew it with the request in hand: that it tried several seeds "
-                        "and kept one is not excluded; fetch it beforehand")
-    else:
-        yield agree("node nonce", "nonce", known.node_nonce, receipt.node_nonce)
-
-
-def _seed(receipt: Receipt, known: Known) -> Iterator[Check]:
-    places = ((known.index, receipt.index, "index"), (known.sample_index, receipt.sample_index, "sample index"))
-    wrong = [agree("place", name, mine, theirs) for mine, theirs, name in places if mine not in (None, theirs)]
-    if wrong:
-        yield wrong[0]
-    elif None in (known.index, known.sample_index):
-        yield unchecked("place", "which of the response's answers this is, is not known")
-    else:
-        yield passed("place")
-    asked = known.params.seed if known.params is not None else None
-    if receipt.seed_source is SeedSource.NONCES:
-        made = seed_of(receipt.client_nonce, receipt.node_nonce, receipt.index)
-        yield failed("seed", f"the request gave {asked}, the receipt's comes of nonces") if asked is not None else (
-            agree("seed", "of both nonces", made, receipt.seed))
-    elif known.params is None:
-        yield unchecked("seed", "the receipt says that the request gave it; the request is not known")
-    elif asked is None:
-        yield failed("seed", "the receipt says that the request gave one, and it gave none")
-    else:
-        yield agree("seed", "of the request", asked & (2**64 - 1), receipt.seed)
-
-
-def _words(disclosure: Disclosure, subject: Subject, known: Known) -> Iterator[Check]:
-    receipt = disclosure.signed.receipt
-    if receipt.profile.startswith(PREFIX):
-        yield unchecked("model", "the node holds the weights in a form of its own")
-    else:
-        yield agree("model", "root of the weights", subject.model_root, receipt.model_root)
-    yield agree("tokenizer", "tokenizer and template", subject.tokenizer, receipt.tokenizer)
-    if known.prompt_ids is None:
-        yield unchecked("prompt", "not known")
-    else:
-        yield agree("prompt", "hash of the ids", hash_ids("prompt", known.prompt_ids), receipt.prompt_hash)
-    yield agree("sampler", "hash of the parameters", sampler_hash(disclosure.sampler), receipt.sampler_hash)
-    yield _options(disclosure.sampler, known.params)
-    yield agree("output", "hash of the ids", hash_ids("output", disclosure.output_ids), receipt.output_hash)
-
-
-def _options(used: SamplingParams, asked: SamplingParams | None) -> Check:
-    """Whether the answer was sampled as was asked."""
-    if asked is None:
-        return unchecked("options", "what the request asked for is not known; the receipt's are taken")
-    mine = canonical(asked, asked.max_tokens or used.max_tokens or 1)
-    wrong = next((name for name in FIELDS if getattr(mine, name) != getattr(used, name)), None)
-    return passed("options") if wrong is None else (
-        failed("options", f"{wrong}: the request has {getattr(mine, wrong)}, the receipt {getattr(used, wrong)}"))
-
-
-def _counts(disclosure: Disclosure, known: Known) -> Iterator[Check]:
-    receipt, count = disclosure.signed.receipt, len(disclosure.output_ids)
-    prompt = receipt.prompt_tokens if known.prompt_ids is None else len(known.prompt_ids)
-    if not count:
-        yield failed("counts", "an answer has at least one token")
-    elif receipt.cached_tokens > receipt.prompt_tokens:
-        yield failed("counts", f"{receipt.cached_tokens} cached tokens of {receipt.prompt_tokens}")
-    else:
-        yield agree("counts", "prompt and completion tokens", (prompt, count),
-                    (receipt.prompt_tokens, receipt.completion_tokens))
-    if known.usage is None:
-        yield unchecked("usage", "what was billed is not known")
-    elif known.usage == (prompt, count):
-        yield passed("usage")
-    else:
-        yield failed("usage", f"prompt and completion tokens are {(prompt, count)}, billed were {known.usage}")
-
-
 def _require_room(disclosure: Disclosure, prompt_ids: Sequence[TokenId], subject: Subject) -> None:
     needed = len(prompt_ids) + len(disclosure.output_ids)
     if not prompt_ids or needed > subject.max_context:
@@ -183,27 +74,26 @@ def _require_room(disclosure: Disclosure, prompt_ids: Sequence[TokenId], subject
                            f"{subject.max_context}; give it more with --kv-memory")
 
 
-def _replayed(disclosure: Disclosure, loaded: Loaded, known: Known, prompt_ids: tuple[TokenId, ...]) -> Iterator[Check]:
+def _replayed(disclosure: Disclosure, loaded: Loaded, known: Known,
+              prompt_ids: tuple[TokenId, ...]) -> tuple[list[Check], tuple[Output, ...]]:
+    """The checks against the answer computed again, and what an engine hands out of its tokens."""
     used, vocab = disclosure.sampler, loaded.engine.vocab_size
     for name, ids in (("prompt", prompt_ids), ("output", disclosure.output_ids),
                       ("sampler", (*used.stop_token_ids, *used.logit_bias))):
         if any(not 0 <= token < vocab for token in ids):
-            yield failed(name, f"a token id is outside the vocabulary of {vocab}")
-            return
+            return [failed(name, f"a token id is outside the vocabulary of {vocab}")], ()
     receipt = disclosure.signed.receipt
-    again = replay(loaded, Answer(prompt_ids, disclosure.output_ids, used, receipt.seed, receipt.sample_index))
+    params = replace(used, logprobs=known.params.logprobs if known.params is not None else None)
+    again = replay(loaded, Answer(prompt_ids, disclosure.output_ids, params, receipt.seed, receipt.sample_index))
     if receipt.profile.startswith(PREFIX):
-        yield from _resembling(disclosure, again)
+        checks = [*_resembling(disclosure, again)]
     else:
-        yield _states(disclosure, again)
-        yield _tokens(disclosure.output_ids, again.tokens)
-    finish, text = _finish(disclosure, loaded, prompt_ids)
-    text = known.as_delivered(text)
-    yield finish
-    if known.text is None:
-        yield unchecked("text", "what was delivered is not known")
-    else:
-        yield passed("text") if known.text == text else failed("text", _difference(text, known.text))
+        checks = [_states(disclosure, again), _tokens(disclosure.output_ids, again.tokens)]
+    finish, outputs = _finish(disclosure, loaded, prompt_ids, again)
+    if known.text is not None:
+        found = difference("".join(output.text for output in outputs), known.text, "the text")
+        checks.append(passed("text") if found is None else failed("text", found))
+    return [*checks, finish], outputs
 
 
 def _states(disclosure: Disclosure, again: Replayed) -> Check:
@@ -244,26 +134,24 @@ def _resembling(disclosure: Disclosure, again: Replayed) -> Iterator[Check]:
                 f"approximate: {differ} of {len(again.tokens)} tokens would be chosen otherwise")
 
 
-def _finish(disclosure: Disclosure, loaded: Loaded, prompt_ids: Sequence[TokenId]) -> tuple[Check, str]:
-    """Whether the answer ends where and as it should, and its text."""
-    used, ids, told = disclosure.sampler, disclosure.output_ids, disclosure.signed.receipt.finish_reason
+def _finish(disclosure: Disclosure, loaded: Loaded, prompt_ids: Sequence[TokenId],
+            again: Replayed) -> tuple[Check, tuple[Output, ...]]:
+    """Whether the answer ends where and as it should, and what an engine hands out until there."""
+    used, ids, receipt = disclosure.sampler, disclosure.output_ids, disclosure.signed.receipt
     words = None if loaded.tokenizer is None else TextStream(loaded.tokenizer, used, after=prompt_ids[-1])
     rules = AnswerRules(used, loaded.engine.eos_ids, used.max_tokens or len(ids), words)
-    pieces: list[str] = []
-    ended: FinishReason | None = None
-    for place, token in enumerate(ids):
+    outputs: list[Output] = []
+    for place, (token, logprob) in enumerate(zip(ids, again.logprobs, strict=True)):
         taken = rules.take(token)
-        pieces.append(taken.text)
-        ended = taken.reason
-        if ended is not None and place + 1 < len(ids):
-            return failed("finish", f"token {place} ends the answer ({ended}), and {len(ids) - place - 1} more "
-                          "follow"), "".join(pieces)
-    text = "".join(pieces)
+        outputs.append(Output(
+            "replay", (token,), taken.text, () if logprob is None else (logprob,), taken.reason, len(prompt_ids),
+            receipt.cached_tokens, place + 1, stop_text=taken.stop_text))
+        if taken.reason is not None and place + 1 < len(ids):
+            return failed("finish", f"token {place} ends the answer ({taken.reason}), and {len(ids) - place - 1} more "
+                          "follow"), tuple(outputs)
+    ended, told = outputs[-1].finish_reason, receipt.finish_reason
     if ended is None:
-        return failed("finish", f"the receipt says {told}, and the answer goes on after token {len(ids) - 1}"), text
-    return (passed("finish") if ended is told else failed("finish", f"expected {ended}, receipt has {told}")), text
+        return failed("finish", f"the receipt says {told}, and the answer goes on after token {len(ids) - 1}"), (
+            tuple(outputs))
+    return agree("finish", "reason", ended, told), tuple(outputs)
 
-
-def _difference(right: str, given: str) -> str:
-    same = next((i for i, (a, b) in enumerate(zip(right, given, strict=False)) if a != b), min(len(right), len(given)))
-    return f"differs from the tokens' at character {same} (of {len(right)}; {len(given)} were delivered)"

@@ -86,6 +86,23 @@ class Usage:
                 "prompt_tokens_details": {"cached_tokens": sum(output.cached_tokens for output in firsts)}}
 
 
+class Whole:
+    """A reply as it grows. Also who has the outputs afterwards makes the reply of them by this."""
+
+    def __init__(self, job: Job, form: Format) -> None:
+        self._answers = [Answer() for _ in job.requests]
+        self._usage, self._form = Usage(job), form
+
+    def add(self, index: int, output: Output) -> None:
+        """What a step brought to answer `index`."""
+        self._answers[index].add(output)
+        self._usage.add(index, output)
+
+    def body(self) -> dict[str, Any]:
+        """The reply, once all answers have ended."""
+        return self._form.reply(self._answers, self._usage.body())
+
+
 async def respond(service: Service, request: Request, body: Generate, job: Job, form: Format) -> Response:
     """Run `job` and answer. The engine has taken every request in before a status is sent.
 
@@ -122,15 +139,13 @@ async def _events(generation: Generation, form: Format, usage: Usage, receipts: 
 
 
 async def _reply(generation: Generation, form: Format, job: Job, receipts: Receipts) -> dict[str, Any]:
-    answers = [Answer() for _ in job.requests]
-    usage = Usage(job)
+    whole = Whole(job, form)
     async for batch in generation.batches(KEEP_ALIVE_SECONDS):
         for index, output in batch:
-            answers[index].add(output)
-            usage.add(index, output)
+            whole.add(index, output)
             receipts.add(index, output)
     await receipts.certify()
-    return form.reply(answers, usage.body())
+    return whole.body()
 
 
 def finite(logprob: float) -> float:

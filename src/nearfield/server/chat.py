@@ -32,7 +32,7 @@ class ChatFormat:
         self._logprobs = bool(body.logprobs)
         self._usage_asked = body.stream_options is not None and body.stream_options.include_usage is True
         tools = bool(body.tools) and body.tool_choice != "none"
-        self._parsers = [ToolCallParser() for _ in job.requests] if tools else None
+        self._parsers = [ToolCallParser(f"{job.id} {i}") for i in range(len(job.requests))] if tools else None
         self._started: set[int] = set()
 
     def events(self, index: int, output: Output) -> Iterator[dict[str, Any]]:

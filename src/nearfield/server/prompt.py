@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Job:
-    """One HTTP request as the engine sees it."""
+    """One HTTP request as the engine sees it. created: when it was taken in, in Unix seconds."""
 
     id: str
     created: int
@@ -52,15 +52,19 @@ class Job:
     n: int
 
 
-async def chat_job(service: Service, body: ChatBody, tenant: str) -> Job:
-    """The requests of a chat. Raises ApiError, InvalidRequestError."""
+async def chat_job(service: Service, body: ChatBody, tenant: str, at: int | None = None) -> Job:
+    """The requests of a chat, as it is read at a time (Unix seconds; None: now): templates may tell the date.
+
+    Raises ApiError, InvalidRequestError.
+    """
+    created = int(time.time()) if at is None else at
     service.require_model(body.model)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     params = sampling(service, body, max_tokens=limit, logprobs=logprobs)
     tools = body.tools if body.tool_choice != "none" else None
-    ids = await encode_chat(service, body.messages, tools=tools, variables=body.chat_template_kwargs)
-    return _job(service, "chatcmpl", [ids], params, tenant, "messages")
+    ids = await encode_chat(service, body.messages, tools=tools, variables=body.chat_template_kwargs, at=created)
+    return _job(service, "chatcmpl", [ids], params, tenant, "messages", created)
 
 
 async def completion_job(service: Service, body: CompletionBody, tenant: str) -> Job:
@@ -79,7 +83,7 @@ async def completion_job(service: Service, body: CompletionBody, tenant: str) ->
         else:
             check_ids(service, prompt, "prompt")
             prompts.append(prompt)
-    return _job(service, "cmpl", prompts, params, tenant, "prompt")
+    return _job(service, "cmpl", prompts, params, tenant, "prompt", int(time.time()))
 
 
 def sampling(service: Service, body: Generate, *, max_tokens: int | None,
@@ -105,8 +109,11 @@ async def encode_text(service: Service, text: str, *, add_special: bool) -> list
 
 async def encode_chat(service: Service, messages: Sequence[Message], *,
                       tools: Sequence[Tool] | None = None, variables: Mapping[str, Any] | None = None,
-                      add_generation_prompt: bool = True) -> list[int]:
-    """Ids of a chat. Raises ApiError when the model's template can not express it."""
+                      add_generation_prompt: bool = True, at: float | None = None) -> list[int]:
+    """Ids of a chat at a time (Unix seconds; None: now).
+
+    Raises ApiError when the model's template can not express it.
+    """
     template = service.template
     if template is None:
         raise bad_request(f"{service.name} has no chat template; use /v1/completions", "messages")
@@ -115,7 +122,7 @@ async def encode_chat(service: Service, messages: Sequence[Message], *,
 
     def encode(listed: list[dict[str, Any]] | None) -> list[int]:
         return template.encode(service.tokenizer, turns, tools=listed, variables=variables,
-                               add_generation_prompt=add_generation_prompt)
+                               add_generation_prompt=add_generation_prompt, at=at)
 
     if not tools:
         return await _off_loop(service, size, encode, None)
@@ -159,7 +166,7 @@ def _call(call: ToolCall, place: str) -> dict[str, Any]:
 
 
 def _job(service: Service, kind: str, prompts: Sequence[list[int]], params: SamplingParams, tenant: str,
-         field: str) -> Job:
+         field: str, created: int) -> Job:
     for ids in prompts:
         _check_length(service, len(ids), params.max_tokens or 1, field)
     name = f"{kind}-{uuid.uuid4().hex}"
@@ -167,7 +174,7 @@ def _job(service: Service, kind: str, prompts: Sequence[list[int]], params: Samp
         Request(request_id=f"{name}-{p * params.n + k}", prompt_ids=tuple(ids), params=params, sample_index=k,
                 tenant=tenant)
         for p, ids in enumerate(prompts) for k in range(params.n))
-    return Job(name, int(time.time()), requests, params.n)
+    return Job(name, created, requests, params.n)
 
 
 def _check_length(service: Service, prompt: int, answer: int, field: str) -> None:

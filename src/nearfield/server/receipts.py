@@ -16,6 +16,7 @@ from starlette.responses import Response
 from nearfield.core.request import Output, Request
 from nearfield.proof.nonces import NONCE_SECONDS
 from nearfield.proof.notary import Notary, Witness
+from nearfield.proof.receipt import LimitSource
 from nearfield.server.errors import ApiError, Json, bad_request
 from nearfield.server.prompt import Job
 from nearfield.server.service import Service
@@ -57,9 +58,9 @@ class NoReceipts:
 class AskedReceipts:
     """Receipts that a client asked for."""
 
-    def __init__(self, notary: Notary, witness: Witness, response_id: str, tenant: str, in_stream: bool) -> None:
-        self._notary, self._witness = notary, witness
-        self._response_id, self._tenant, self._in_stream = response_id, tenant, in_stream
+    def __init__(self, notary: Notary, witness: Witness, job: Job, tenant: str, in_stream: bool) -> None:
+        self._notary, self._witness, self._job = notary, witness, job
+        self._tenant, self._in_stream = tenant, in_stream
 
     @property
     def requests(self) -> Sequence[Request]:
@@ -69,7 +70,8 @@ class AskedReceipts:
         self._witness.add(index, output)
 
     async def certify(self) -> list[dict[str, Any]]:
-        made = await asyncio.to_thread(self._notary.certify, self._witness, self._response_id, self._tenant)
+        job = self._job
+        made = await asyncio.to_thread(self._notary.certify, self._witness, job.id, job.created, self._tenant)
         return [one.to_json() for one in made] if self._in_stream else []
 
 
@@ -88,7 +90,10 @@ def asked_receipts(notary: Notary | None, request: HttpRequest, job: Job) -> Rec
         raise bad_request(f"this server gives no receipts; leave {CLIENT} out", CLIENT)
     if theirs is not None and not notary.nonces.use(theirs):
         raise bad_request(f"{NODE} was used, has expired, or is another node's; get one from /v1/receipt/nonce", NODE)
-    return AskedReceipts(notary, notary.witness(job.requests, mine, theirs), job.id, request.state.tenant, event == "1")
+    # What stands in front, in this process, knows what is paid for: a NEAR node lowers max_tokens to that.
+    limit = LimitSource.PAYMENT if getattr(request.state, "held_by_payment", False) else LimitSource.REQUEST
+    witness = notary.witness(job.requests, mine, theirs, limit=limit)
+    return AskedReceipts(notary, witness, job, request.state.tenant, event == "1")
 
 
 async def nonce(service: Service, _request: HttpRequest) -> Response:

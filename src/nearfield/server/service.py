@@ -50,7 +50,7 @@ class Template(Protocol):
 
     def encode(self, tokenizer: Any, messages: Sequence[Mapping[str, Any]], *,
                tools: Sequence[Mapping[str, Any]] | None = None, add_generation_prompt: bool = True,
-               variables: Mapping[str, Any] | None = None) -> list[int]: ...
+               variables: Mapping[str, Any] | None = None, at: float | None = None) -> list[int]: ...
 
 
 class Limits(Protocol):

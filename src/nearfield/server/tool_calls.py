@@ -4,8 +4,8 @@ The text comes in pieces, from a model that may write anything: the search is li
 parser that bounds nesting, and what is not a call is handed on as text.
 """
 
-import uuid
 from dataclasses import dataclass
+from hashlib import sha256
 
 import orjson
 
@@ -22,10 +22,15 @@ class Call:
 
 
 class ToolCallParser:
-    """Splits one answer, as it grows, into content and calls. `found` is the number of calls so far."""
+    """Splits one answer, as it grows, into content and calls. `found` is the number of calls so far.
 
-    def __init__(self) -> None:
+    answer: what the answer is known by, in all the world: its calls have their ids of it, so that who takes the same
+    calls out of the same answer again finds the same ids.
+    """
+
+    def __init__(self, answer: str) -> None:
         self.found = 0
+        self._answer = answer
         self._inside = False
         self._held = ""
         self._searched = 0
@@ -51,7 +56,8 @@ class ToolCallParser:
         if not self._inside:
             shown.append(self._content(text))
         elif call := _read(text):
-            calls.append(call)
+            name = sha256(f"{self._answer} {self.found}".encode()).hexdigest()[:24]
+            calls.append(Call(f"call_{name}", *call))
             self.found += 1
         else:
             shown.append(OPEN + text + CLOSE)
@@ -75,7 +81,8 @@ def _overlap(text: str, tag: str) -> int:
     return next((size for size in range(min(len(tag) - 1, len(text)), 0, -1) if text.endswith(tag[:size])), 0)
 
 
-def _read(text: str) -> Call | None:
+def _read(text: str) -> tuple[str, str] | None:
+    """A call's name and arguments."""
     try:
         call = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -85,4 +92,4 @@ def _read(text: str) -> Call | None:
     arguments = call.get("arguments", {})
     if not isinstance(arguments, dict):
         return None
-    return Call(f"call_{uuid.uuid4().hex[:24]}", call["name"], orjson.dumps(arguments).decode())
+    return call["name"], orjson.dumps(arguments).decode()
