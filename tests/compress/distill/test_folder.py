@@ -105,6 +105,7 @@ def test_the_report_tells_what_was_done_and_keeps_what_was_done_before(pair: Sma
     assert held["before"] == held["by_step"][0][1] and held["after"] == min(point[1] for point in held["by_step"])
     assert held["after"] < held["before"] and held["steps"] == 16
     assert text["sha256"].keys() == {"text.txt"} and text["held_out"] > 0 and text["passages"]
+    assert told["distill"]["seconds"] >= held["seconds"] > 0
     assert told["distill"]["teacher"]["name"] == "teacher"
     assert told["distill"]["student"]["sha256"].keys() == {"config.json", "model.safetensors"}
 
