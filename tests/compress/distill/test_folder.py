@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 from nearfield.bench.divergence import compare
@@ -95,6 +96,14 @@ def test_the_folder_is_the_students_with_other_weights(pair: SmallPair, made: Pa
     for name, tensor in old.items():
         assert (new[name].shape, new[name].dtype) == (tensor.shape, tensor.dtype)
     assert any(not torch.equal(new[name], tensor) for name, tensor in old.items())
+
+
+@torch.inference_mode()
+def test_transformers_reads_the_folder_as_we_do(made: Path) -> None:
+    ids = torch.randint(3, 2048, (2, 16), generator=torch.Generator().manual_seed(6))
+    model = transformers.AutoModelForCausalLM.from_pretrained(made, dtype=torch.float32)
+    expected = model(ids).logits.flatten(0, 1)
+    torch.testing.assert_close(logits(made, ids), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_report_tells_what_was_done_and_keeps_what_was_done_before(pair: SmallPair, made: Path) -> None:
