@@ -172,7 +172,7 @@ def _show() -> Any:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="a line of JSON")
-    parser.add_argument("--tokens", type=int, default=2_000_000, help="tokens to learn from (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=3_500_000, help="tokens to learn from (default: %(default)s)")
     parser.add_argument("--block-local", action="store_true", help="first each layer by itself")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -28,9 +28,13 @@ class Chunks:
     def __contains__(self, part: int) -> bool:
         return self._called(part) in self._kept
 
-    def put(self, part: int, tensors: Mapping[str, Tensor]) -> None:
-        """Keep the tensors [chunks of the part, ...] of a part."""
-        self._kept.put(self._called(part), tensors)
+    def put(self, part: int, tensors: Mapping[str, Tensor], seconds: float = 0.0) -> None:
+        """Keep the tensors [chunks of the part, ...] of a part, which took so long to make."""
+        self._kept.put(self._called(part), tensors, seconds)
+
+    def seconds(self) -> float:
+        """What all of them took."""
+        return sum(float(self._kept.facts(self._called(part))) for part, _ in self.parts())
 
     def rows(self, key: str, chunks: Sequence[int]) -> Tensor:
         """The tensors called `key` of these chunks, [len(chunks), ...]."""

@@ -3,6 +3,7 @@
 Each stage leaves what it made on the disk and is not done again when the run is continued.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +65,8 @@ class Lesson:
             raise ModelError(f"{plan.pair.student.checkpoint.folder}: has learned nothing in {outcome.done} steps "
                              f"({outcome.stopped or 'no held-out loss was below the first'}); give a lower "
                              "--learning-rate, or more text")
-        return {**told, "held_out_kl": {**outcome.facts(), "before": before}}
+        spent = said.seconds() + sum(block["seconds"] for block in told.get("blocks", ())) + outcome.seconds
+        return {**told, "held_out_kl": {**outcome.facts(), "before": before}, "seconds": round(spent, 1)}
 
     @torch.inference_mode()
     def _listen(self, teacher: Network) -> Chunks:
@@ -75,9 +77,10 @@ class Lesson:
             self.progress(Standing("teacher", chunks.start * plan.length, plan.count * plan.length))
             if part in made:
                 continue
+            start = time.monotonic()
             ids = self._text(teacher, chunks)
             hidden = [model.hidden(dense_inputs(rows)).view(*rows.shape, -1) for rows in torch.split(ids, BATCH)]
-            made.put(part, {"ids": ids, "hidden": torch.cat(hidden)})
+            made.put(part, {"ids": ids, "hidden": torch.cat(hidden)}, time.monotonic() - start)
         return made
 
     def _text(self, teacher: Network, chunks: range) -> Tensor:

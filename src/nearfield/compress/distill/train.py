@@ -17,8 +17,9 @@ from torch.optim import AdamW, Optimizer
 
 from nearfield.compress.kept import Kept
 
-BATCH = 4
-"""Chunks of a step."""
+BATCH = 2
+"""Chunks of a step. Few: whole distributions are little noise, and more steps teach more (the pocket model, 100,000
+tokens: a held-out KL of 0.096 with 4, 0.084 with 2)."""
 
 EVALUATIONS, PATIENCE = 10, 3
 """Held-out losses in a course, each with a checkpoint; and how many rises in a row end it. A rise by itself is no sign:
