@@ -1,5 +1,6 @@
 """GPTQ against the algorithm as published, in plain float64 loops, and against rounding to nearest."""
 
+import gc
 from functools import partial
 
 import numpy as np
@@ -154,3 +155,15 @@ def test_the_gram_matrix_is_the_mean_of_outer_products() -> None:
     for row in np.asarray(x.double()):
         want += np.outer(row, row) / len(x)
     np.testing.assert_allclose(gram.matrix().numpy(), want, rtol=1e-5, atol=1e-6 * want.max())
+
+
+def test_nothing_is_left_in_memory() -> None:
+    x = gram_of(inputs(0, 256))
+    gc.collect()
+    gc.disable()        # a cycle would keep its tensors until Python looks for cycles, which takes it gigabytes
+    try:
+        before = sum(type(held) is Tensor for held in gc.get_objects())
+        gptq(matrix(0, 256), 64, LOW, HIGH, torch.float16, gram=x)
+        assert sum(type(held) is Tensor for held in gc.get_objects()) == before
+    finally:
+        gc.enable()

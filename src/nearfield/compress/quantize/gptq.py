@@ -6,6 +6,8 @@ damping of 1 % of the mean of diag H. Afterwards come sweeps of coordinate desce
 2309.01885), which only ever lower tr(E H E^T), and rows that plain rounding serves better keep it.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -74,22 +76,32 @@ def _sweep(wanted: Tensor, follow: Tensor, scales: Tensor, low: int, high: int,
     Halves of halves: what a half asks of the other is one matrix product.
     """
     codes, left = torch.empty_like(wanted), torch.empty_like(wanted)
-
-    def solve(first: int, last: int) -> None:
+    for first, last in _halves(0, len(wanted)):
         if last - first > _LEAF:
             middle = (first + last) // 2
-            solve(first, middle)
             wanted[middle:last].addmm_(follow[first:middle, middle:last].T, left[first:middle], alpha=-1)
-            solve(middle, last)
-            return
+            continue
         for j in range(first, last):
             codes[j] = codes_of(wanted[j], scales[j], low, high)
             made = codes[j] * scales[j]
             left[j] = wanted[j] - made if held is None else made - held[j]
             wanted[j + 1:last].addr_(follow[j, j + 1:last], left[j], alpha=-1)
-
-    solve(0, len(wanted))
     return codes
+
+
+def _halves(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Spans of rows in the order of work: leaves, and between its halves each span that is made of two.
+
+    A generator, since a function inside `_sweep` that called itself would keep all of its tensors alive until Python
+    looks for cycles: gigabytes, with matrices of real sizes.
+    """
+    if last - first > _LEAF:
+        middle = (first + last) // 2
+        yield from _halves(first, middle)
+        yield first, last
+        yield from _halves(middle, last)
+    else:
+        yield first, last
 
 
 def _keep_the_better(dense: Tensor, gram: Tensor, codes: Tensor, scales: Tensor, group: int, low: int,
