@@ -5,6 +5,8 @@ Whatever is changed in a reply that was kept, in JSON or as a stream, is found: 
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -160,6 +162,19 @@ def test_receipts_that_are_left_out_or_given_twice(two: Kept, chat: Kept) -> Non
     assert "place: index" in two.fault(two.reply, [first, first])
     assert "place: index" in two.fault(two.reply, [second, first])
     assert "is not the same in all receipts" in two.fault(two.reply, [first, chat.receipts[0]])
+
+
+def test_of_a_peer_whose_bits_nobody_repeats_all_but_log_probabilities_counts(
+        node: Serving, verifier: Verifier, tmp_path: Path) -> None:
+    kept = Kept(verifier, Files(tmp_path, node, COMPLETIONS, prompt="Once upon", logprobs=1))
+    body = json.loads(kept.reply)
+    body["choices"][0]["logprobs"]["token_logprobs"][0] -= 0.5
+    near = json.dumps(body).encode()
+    assert kept.compared(near) is Outcome.FAIL
+    kept.receipts = [replace(one, sketches=bytes(32)) for one in kept.receipts]
+    assert kept.compared(near) is Outcome.PASS
+    body["choices"][0]["text"] += "!"
+    assert kept.compared(json.dumps(body).encode()) is Outcome.FAIL
 
 
 def parts(kept: Kept) -> list[bytes]:
