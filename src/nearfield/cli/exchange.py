@@ -88,7 +88,8 @@ class Verifier:
         if one_response.outcome is Outcome.FAIL or not all(report.outputs for report in reports):
             compared = unchecked("reply", "not all answers were computed again")
         else:
-            compared = compare(asked, receipts, [report.outputs for report in reports], reply)
+            compared = compare(asked, receipts, [report.outputs for report in reports], reply,
+                               approximate=any(report.approximate for report in reports))
         return Verdict(reports, (one_response, compared))
 
     def _verify(self, receipt: Disclosure, known: Known) -> Report:
