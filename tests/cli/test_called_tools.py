@@ -73,7 +73,7 @@ def outcome(text: str, body: Any, **fields: Any) -> Outcome:
 STOPS = {"stop": "stop", "tool_calls": "stop"}
 
 
-@given(st.lists(st.sampled_from([CALL, OTHER, "x ", "\n", " ", "ü", OPEN, CLOSE, OPEN + "{}" + CLOSE]), max_size=6))
+@given(st.lists(st.sampled_from([CALL, OTHER, "x ", "\n", " ", "ü", OPEN, CLOSE, OPEN + "{}" + CLOSE]), max_size=4))
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_an_honest_reply_is_what_is_made_of_the_text(says: tuple[Serving, Says], parts: list[str]) -> None:
     text = "".join(parts)

@@ -5,6 +5,8 @@ Whatever is changed in a reply that was kept, in JSON or as a stream, is found: 
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,10 +61,10 @@ class Kept:
     def verdict(self, reply: bytes, receipts: list[Disclosure] | None = None) -> Verdict:
         return self._verifier.exchange(receipts or self.receipts, self.body, reply, self._known)
 
-    def compared(self, reply: bytes) -> Outcome:
+    def compared(self, reply: bytes, *, approximate: bool = False) -> Outcome:
         """The outcome of the comparison alone, without a replay for each."""
         asked = asked_by(self._verifier.loaded, self.body, self.receipts[0].signed.receipt.created)
-        return compare(asked, self.receipts, self._outputs, reply).outcome
+        return compare(asked, self.receipts, self._outputs, reply, approximate=approximate).outcome
 
     def fault(self, reply: bytes, receipts: list[Disclosure] | None = None) -> str:
         """What is wrong with `reply`; something must be."""
@@ -160,6 +162,20 @@ def test_receipts_that_are_left_out_or_given_twice(two: Kept, chat: Kept) -> Non
     assert "place: index" in two.fault(two.reply, [first, first])
     assert "place: index" in two.fault(two.reply, [second, first])
     assert "is not the same in all receipts" in two.fault(two.reply, [first, chat.receipts[0]])
+
+
+def test_of_a_peer_whose_bits_nobody_repeats_all_but_log_probabilities_counts(
+        node: Serving, verifier: Verifier, tmp_path: Path) -> None:
+    kept = Kept(verifier, Files(tmp_path, node, COMPLETIONS, prompt="Once upon", logprobs=1))
+    body = json.loads(kept.reply)
+    body["choices"][0]["logprobs"]["token_logprobs"][0] -= 0.5
+    near = json.dumps(body).encode()
+    assert kept.compared(near) is Outcome.FAIL
+    assert kept.compared(near, approximate=True) is Outcome.PASS
+    body["choices"][0]["text"] += "!"
+    assert kept.compared(json.dumps(body).encode(), approximate=True) is Outcome.FAIL
+    told = [replace(one, sketches=bytes(32)) for one in kept.receipts]   # a sketch does not make a receipt approximate
+    assert "logprobs" in kept.fault(near, told)
 
 
 def parts(kept: Kept) -> list[bytes]:

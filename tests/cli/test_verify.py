@@ -16,6 +16,9 @@ from tests.server.serving import Serving
 if missing := cpu.missing():
     pytest.skip(missing, allow_module_level=True)
 
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+
+
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     with receipt_server(tmp_path_factory.mktemp("node")) as running:
@@ -27,6 +30,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     ("/v1/completions", {"prompt": "Once upon"}), ("/v1/completions", {"prompt": ["A", "B"], "logit_bias": {"9": 1}}),
     ("/v1/chat/completions", CHAT | {"logprobs": True, "top_logprobs": 3}),
     ("/v1/completions", {"prompt": ["A", "B"], "n": 2, "logprobs": 2, "seed": 3}),
+    ("/v1/chat/completions", CHAT | {"tools": TOOLS}),
+    ("/v1/chat/completions", CHAT | {"tools": TOOLS, "stream": True}),
     ("/v1/chat/completions", CHAT | {"stream": True}), ("/v1/completions", {"prompt": ["A", "B"], "stream": True}),
     ("/v1/chat/completions", CHAT | {"stream": True, "n": 2, "logprobs": True,
                                      "stream_options": {"include_usage": True}})])
@@ -48,6 +53,7 @@ def test_the_first_difference_is_told(node: Serving, tmp_path: Path, capsys: pyt
     assert main([*files.args, "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert not told["verified"] and all(report["replayed"] for report in told["receipts"])
+    assert told["not_checked"] == ["cached"]
     [wrong] = [one for one in told["response"] if one["outcome"] == "fail"]
     assert wrong["name"] == "reply" and "reply.choices[0].message.content: differs at character" in wrong["reason"]
 

@@ -33,12 +33,12 @@ def is_reply(data: bytes) -> bool:
     return isinstance(value, dict) and "choices" in value
 
 
-def compare(asked: Asked, receipts: Sequence[Disclosure], outputs: Sequence[Sequence[Output]], data: bytes) -> Check:
+def compare(asked: Asked, receipts: Sequence[Disclosure], outputs: Sequence[Sequence[Output]], data: bytes, *,
+            approximate: bool = False) -> Check:
     """Whether `data` is the reply that a server gives for a request, where the engine hands out `outputs` (answer by
-    answer), which `receipts` are of."""
+    answer), which `receipts` are of. approximate: log-probabilities are passed over, since nobody repeats them."""
     receipt = receipts[0].signed.receipt
     job = asked.answered(receipt)
-    approximate = any(one.sketches for one in receipts)
     try:
         pairs = _events(asked, job, receipts, outputs, data) if asked.stream else _reply(asked, job, outputs, data)
         for place, right, given in pairs:

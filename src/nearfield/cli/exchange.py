@@ -49,7 +49,8 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """As one object."""
-        return {"verified": self.verified, "receipts": [report.to_json() for report in self.reports],
+        return {"verified": self.verified, "not_checked": list(dict.fromkeys(check.name for check in self.unchecked)),
+                "receipts": [report.to_json() for report in self.reports],
                 "response": [asdict(check) for check in self.response]}
 
 
@@ -87,7 +88,8 @@ class Verifier:
         if one_response.outcome is Outcome.FAIL or not all(report.outputs for report in reports):
             compared = unchecked("reply", "not all answers were computed again")
         else:
-            compared = compare(asked, receipts, [report.outputs for report in reports], reply)
+            compared = compare(asked, receipts, [report.outputs for report in reports], reply,
+                               approximate=any(report.approximate for report in reports))
         return Verdict(reports, (one_response, compared))
 
     def _verify(self, receipt: Disclosure, known: Known) -> Report:

@@ -127,7 +127,7 @@ class Auditor:
         except httpx.HTTPError as error:
             raise NearfieldError(f"{method} {path}: the node can not be reached ({type(error).__name__})") from None
         if response.status_code != 200:
-            raise Refused(f"{method} {path}: the node answers {response.status_code}: {response.text[:200]}")
+            raise Refused(f"{method} {path}: the node answers {response.status_code}: {response.text[:200]!a}")
         return response.content
 
 
