@@ -234,7 +234,7 @@ def test_numbers_that_are_none_name_the_file_and_its_tensor(kind: Type, tmp_path
             pack_cache=False)
 
 
-@pytest.mark.parametrize(("kind", "said"), [(Type.Q4_0, []), (Type.Q5_0, ["Q5_0 weights are rounded to int8"])])
+@pytest.mark.parametrize(("kind", "said"), [(Type.Q4_0, []), (Type.Q5_0, ["stored as Q5_0 are rounded to int8"])])
 def test_codes_that_are_rounded_are_told(kind: Type, said: list[str], tmp_path: Path,
                                          caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "model.gguf"

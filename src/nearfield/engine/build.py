@@ -54,7 +54,7 @@ def load_engine(model: str | Path | None, config: EngineConfig, *, random_weight
     spec = read_spec(described)
     storage = choose_storage(described, config.weights, config.group, random_weights=random_weights)
     if storage.manifest is not None and (rounded := storage.manifest.rounded):
-        _log.warning("%s: %s weights are rounded to int8 in groups of 32: no kernel multiplies by them as they are",
+        _log.warning("%s: weights stored as %s are rounded to int8 in groups of 32: no kernel takes them as they are",
                      origin(folder), ", ".join(rounded))
     words = load_tokenizer(folder) if tokenizer else None
     generation = read_generation(folder)
