@@ -52,6 +52,7 @@ def test_a_recipe_makes_a_folder_with_its_measures(
     assert main(["compress", str(pocket), str(out), "--recipe", str(recipe), "--text", str(text)]) == 0
     said = capsys.readouterr().out
     assert said.startswith("small beside pocket: near-lossless") and f"wrote {out}: " in said
+    assert said.endswith("`nearfield unpack` makes a folder that they read\n")
     report = json.loads((out / "report.json").read_text())
     assert {"quantize", "compress", "fidelity"} <= report.keys()
     assert report["fidelity"]["models"] == {"base": "pocket", "candidate": "small"}

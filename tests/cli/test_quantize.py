@@ -68,3 +68,16 @@ def test_mistakes_are_named(words: list[str], message: str, pocket: Path, tmp_pa
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_name_is_no_folder(pocket: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quantize", str(pocket), "", "--format", "w8"]) == 2
+    assert "argument OUT: the name is empty; give that of a folder to make" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("profile", ["vllm", "compact"])
+def test_who_reads_int8_embeddings_is_told(
+        profile: str, pocket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quantize", str(pocket), str(tmp_path / "out"), "--format", "w8", "--profile", profile]) == 0
+    said = capsys.readouterr().out
+    assert ("neither transformers nor every vLLM" in said and "nearfield unpack" in said) == (profile == "compact")

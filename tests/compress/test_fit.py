@@ -118,7 +118,7 @@ def test_what_cannot_fit_tells_the_smallest_that_can(
         quantize_calibrated(readable, tmp_path / "out", Fit(bounds[0] - 1), "gptq", [chats])
     quantize_calibrated(readable, tmp_path / "out", Fit(bounds[0]), "gptq", [chats])
     assert size(tmp_path / "out") == bounds[0]
-    with pytest.raises(ConfigError, match=r"smallest possible is .* give --fit \d+$"):
+    with pytest.raises(ConfigError, match=r"fit 1000 B; the smallest possible is .* give --fit \d+$"):
         quantize_calibrated(readable, tmp_path / "other", Fit(1000, "compact"), "gptq", [chats])
 
 

@@ -136,7 +136,11 @@ HOSTILE = [
     (header(string(b"t"), struct.pack("<IQIQ", 1, 33, 2, 0), tensors=1), "no whole number of Q4_0 blocks"),
     (header(string(b"t"), struct.pack("<IQIQ", 1, 4, 0, 1 << 63), tensors=1), "cut short"),
     (header(string(b"general.alignment"), struct.pack("<II", 4, 3), keys=1), "must be a power of two"),
-    (header(version=1), "version 1; versions 2 and 3"), (header(version=3 << 24), "little-endian"),
+    (header(version=1), "version 1; versions 2 and 3"),
+    (header(version=3 << 24), "is a big-endian GGUF file; little-endian"),
+    (header(string(b"t"), struct.pack("<IQIQ", 1, 4, 0, 8), tensors=1), "tensor t begins at byte 8 .* alignment, 32"),
+    (header(*[string(name) + struct.pack("<IQIQ", 1, 9, 0, offset) for name, offset in ((b"t", 32), (b"u", 0))],
+            bytes(64), tensors=2), "tensors u and t lie over each other"),
     (b"PK\x03\x04" + bytes(100), "is not a GGUF file"), (b"", "cannot be read"),
 ]
 

@@ -148,8 +148,8 @@ UP = "model.layers.1.mlp.up_proj"
     ("weight_packed", torch.zeros(256, 16), rf"{UP}\.weight_packed is torch\.float32, .* torch\.int32"),
     ("weight_scale", torch.ones(256, 2, dtype=torch.int8), rf"{UP}\.weight_scale is torch\.int8"),
     ("weight_shape", torch.tensor([128, 256]), rf"{UP}\.weight_shape says \[128, 256\]"),
-    ("weight_g_idx", torch.zeros(128, dtype=torch.int32), rf"1 tensors have no place .* {UP}\.weight_g_idx"),
-    ("weight", torch.zeros(256, 128), r"1 tensors have no place"),
+    ("weight_g_idx", torch.zeros(128, dtype=torch.int32), rf"no place for 1 .* {UP}\.weight_g_idx"),
+    ("weight", torch.zeros(256, 128), "no place for 1 of the tensors"),
 ])
 def test_a_broken_layer_is_named(end: str, tensor: torch.Tensor | None, message: str, made: Path) -> None:
     rewrite(made, {f"{UP}.{end}": tensor})

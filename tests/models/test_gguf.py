@@ -181,6 +181,7 @@ def test_a_file_that_changed_is_another_folder_and_one_that_is_gone_leaves_none(
 
 
 @pytest.mark.parametrize(("keys", "message"), [
+    ({"general.architecture": "mamba"}, "general.architecture 'mamba' is not supported; supported: llama"),
     ({"general.architecture": "gemma2"}, "general.architecture 'gemma2' is not supported; supported: llama"),
     ({"llama.expert_count": 8}, "llama.expert_count is set, which is not supported"),
     ({"llama.block_count": None}, "llama.block_count must be a positive whole number, is None"),
@@ -211,11 +212,41 @@ def test_missing_foreign_and_misshapen_tensors_are_named(tmp_path: Path) -> None
             ({"model.embed_tokens.weight": None}, "tensor token_embd.weight is missing"),
             ({"model.norm.weight": torch.ones(64)}, r"output_norm.weight is \[64\], the file's keys make it \[128\]"),
             ({"model.layers.7.mlp.up_proj.weight": torch.ones(32, 32)}, "block_count is 2, but .* of 3"),
-            ({"model.layers.1.self_attn.q_norm.weight": torch.ones(32)}, "1 tensors have no place")):
+            ({"model.layers.1.self_attn.q_norm.weight": torch.ones(32)},
+             "has no place for 1 of the tensors, the first .*; give the config that")):
         changed = {name: t for name, t in {**tensors, **change}.items() if t is not None}
         write_gguf(path, CONFIG, changed, only(Type.F16))
         with pytest.raises(ModelError, match=message):
             load(path)
+
+
+@pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q5_0, Type.F32])
+def test_numbers_that_are_none_name_the_file_and_its_tensor(kind: Type, tmp_path: Path) -> None:
+    """Of codes that are taken as they are, of those that are rounded, and of floats that become codes at load."""
+    path, name = tmp_path / "model.gguf", "blk.1.attn_v.weight"
+    write_gguf(path, CONFIG, small_tensors(dtype=torch.float32), only(kind))
+    at = GgufFile.read(path).tensors[name].offset
+    data = bytearray(path.read_bytes())
+    data[at:at + 4] = bytes([0xFF, 0x7E, 0xFF, 0x7F])          # a NaN as fp16 and as fp32
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match=f"{path}: tensor {name}.* not finite"):
+        LLM(path, weights="w8" if kind == Type.F32 else None, dtype="fp32", tokenizer=None, kv_memory="4MiB",
+            pack_cache=False)
+
+
+@pytest.mark.parametrize(("kind", "said"), [(Type.Q4_0, []), (Type.Q5_0, ["stored as Q5_0 are rounded to int8"])])
+def test_codes_that_are_rounded_are_told(kind: Type, said: list[str], tmp_path: Path,
+                                         caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "model.gguf"
+    write_gguf(path, CONFIG, small_tensors(dtype=torch.float32), only(kind))
+    LLM(path, tokenizer=None, kv_memory="4MiB", pack_cache=False)
+    assert len(caplog.messages) == len(said)
+    assert all(word in message and str(path) in message for word, message in zip(said, caplog.messages, strict=True))
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"none\.gguf: no such file$"):
+        find_model(tmp_path / "none.gguf")
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

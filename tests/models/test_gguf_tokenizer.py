@@ -135,6 +135,8 @@ def test_the_cutting_has_a_name(tmp_path: Path) -> None:
     ({"merges": ["a q"]}, "tokenizer.ggml.merges does not fit the tokens"),
     ({"merges": [1, 2]}, "tokenizer.ggml.merges must be a list of str"),
     ({"tokens": None}, "tokenizer.ggml.tokens must be a list of str"),
+    ({"bos_token_id": 10}, "tokenizer.ggml.bos_token_id is 10, and there are 10 tokens"),
+    ({"eos_token_id": 1 << 31}, "tokenizer.ggml.eos_token_id is 2147483648, and there are 10 tokens"),
     ({"token_type": [1, 1]}, "token_type has 2 entries for 10 tokens"),
     ({"model": "llama"}, "tokenizer.ggml.scores must be a list of float"),
     ({"model": "llama", "scores": [0.5]}, "scores has 1 entries for 10 tokens"),
@@ -145,8 +147,8 @@ def test_what_makes_no_tokenizer_names_the_key(change: dict[str, Any], message: 
     assert str(caught.value).startswith(str(tmp_path / "words.gguf"))
 
 
-def test_ids_that_are_no_tokens_are_no_roles(tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(made(tmp_path, **{**LETTERS, "eos_token_id": 999, "bos_token_id": 1 << 31}))
+def test_an_id_of_minus_one_is_no_role(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(made(tmp_path, **{**LETTERS, "bos_token_id": (1 << 32) - 1}))
     assert (tokenizer.bos_id, tokenizer.eos_ids) == (None, ())
 
 

@@ -54,7 +54,7 @@ def _figure_rows(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
            f"{floor['top1_agreement']['value']:.2%}")
     yield ("RMS change of the true token's probability", f"{delta['value']:.2%}",
            f"{delta['ci95'][0]:.2%} to {delta['ci95'][1]:.2%}", f"{floor['rms_delta_p']['value']:.2%}")
-    yield (f"perplexity, {perplexity['base']:.4g} to {perplexity['candidate']:.4g}: ratio",
+    yield (f"perplexity, {perplexity['base']:.5g} to {perplexity['candidate']:.5g}: ratio",
            f"{perplexity['ratio']:.5f}", _span(perplexity["ci95"]), f"{floor['perplexity']['ratio']:.5f}")
 
 

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nearfield.cli.options import new_folder
+from nearfield.cli.quantize import COMPACT
 from nearfield.core.config import format_bytes
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ HELP = "make a model smaller by a recipe of stages: prune, distill, quantize"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model's folder or hub id")
-    parser.add_argument("out", metavar="OUT", type=Path, help="the folder to make")
+    parser.add_argument("out", metavar="OUT", type=new_folder, help="the folder to make")
     parser.add_argument("--recipe", metavar="FILE", type=Path, required=True,
                         help="a file of TOML; the folder recipes/ has some")
     parser.add_argument("--calibration", metavar="FILE", type=Path, nargs="+",
@@ -55,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
         print(table(found))
     before, after = weight_bytes(source), weight_bytes(args.out)
     print(f"wrote {args.out}: {format_bytes(after)} of weights, {after / before:.0%} of before")
+    if recipe.stages[-1].options.get("profile") == "compact":
+        print(f"  {COMPACT}")
     return 0
 
 

@@ -1,8 +1,8 @@
 """`nearfield convert`: a GGUF file, or a folder of AWQ or GPTQ, as a standard folder of codes."""
 
 import argparse
-from pathlib import Path
 
+from nearfield.cli.options import new_folder
 from nearfield.core.config import format_bytes
 
 HELP = "write a GGUF file, or an AWQ or GPTQ folder, as a standard folder (compressed-tensors)"
@@ -10,7 +10,7 @@ HELP = "write a GGUF file, or an AWQ or GPTQ folder, as a standard folder (compr
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a .gguf file, or the folder or hub id of an AWQ or GPTQ model")
-    parser.add_argument("out", metavar="OUT", type=Path, help="the folder to make")
+    parser.add_argument("out", metavar="OUT", type=new_folder, help="the folder to make")
 
 
 def run(args: argparse.Namespace) -> int:

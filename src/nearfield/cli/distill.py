@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nearfield.cli.options import new_folder
 from nearfield.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ GENERATE = "generate"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("student", metavar="STUDENT", help="the folder of the model that learns, dense")
-    parser.add_argument("out", metavar="OUT", type=Path, help="the folder to make")
+    parser.add_argument("out", metavar="OUT", type=new_folder, help="the folder to make")
     parser.add_argument("--teacher", metavar="MODEL", required=True,
                         help="the folder or hub id of the model that the student was made of, dense")
     parser.add_argument("--text", metavar="FILE", type=Path, nargs="+", required=True,

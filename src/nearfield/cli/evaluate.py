@@ -37,9 +37,8 @@ def run(args: argparse.Namespace) -> int:
     if args.report is None and not Path(args.candidate).is_dir():
         raise ConfigError(f"{args.candidate}: is not a folder to put a report into; give one with --report")
     folder = args.report or candidate
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder; make it first")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with tqdm(desc="reading", unit="chunk", disable=None, leave=False) as bar:   # shown on a terminal only
             def show(done: int, total: int) -> None:
                 bar.total = total
@@ -66,7 +65,7 @@ def table(result: dict[str, Any]) -> str:
         f"{kl['p99']:.4f}, largest {kl['max']:.3f}; noise floor {floor['kl']['mean']:.6f}",
         f"{'same top token':<16}{top['value']:.2%} ({top['ci95'][0]:.2%} to {top['ci95'][1]:.2%}); noise floor "
         f"{floor['top1_agreement']['value']:.2%}",
-        f"{'perplexity':<16}{perplexity['base']:.4f} to {perplexity['candidate']:.4f}, ratio {perplexity['ratio']:.5f} "
+        f"{'perplexity':<16}{perplexity['base']:.5g} to {perplexity['candidate']:.5g}, ratio {perplexity['ratio']:.5f} "
         f"({perplexity['ci95'][0]:.5f} to {perplexity['ci95'][1]:.5f})",
         f"{'weights':<16}{format_bytes(sizes['base'])} to {format_bytes(sizes['candidate'])}"]
     for label, key in (("peak memory GiB", "peak_rss_gib"), ("prompt tok/s", "prefill_tokens_per_s"),

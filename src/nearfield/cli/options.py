@@ -1,6 +1,7 @@
 """Options that several commands share, and the types that read their values."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from nearfield.core.config import DTYPES, WEIGHTS, EngineConfig, parse_bytes
@@ -33,6 +34,13 @@ def node_key(text: str) -> str:
     except NearfieldError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
+
+
+def new_folder(text: str) -> Path:
+    """The name of a folder to make: an empty one would be the folder that one is in."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty; give that of a folder to make")
+    return Path(text)
 
 
 def size(text: str) -> int:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from nearfield.cli.options import new_folder
 from nearfield.core.config import format_bytes
 
 HELP = "write a model again with layers, channels or heads taken out"
@@ -10,7 +11,7 @@ HELP = "write a model again with layers, channels or heads taken out"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model's folder or hub id, of dense weights")
-    parser.add_argument("out", metavar="OUT", type=Path, help="the folder to make")
+    parser.add_argument("out", metavar="OUT", type=new_folder, help="the folder to make")
     parser.add_argument("--ffn", metavar="SHARE", type=float,
                         help="the share of each MLP's channels that stays: 0.8 takes a fifth out, as nearly as widths "
                              "that kernels like allow")

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from nearfield.cli.options import size
+from nearfield.cli.options import new_folder, size
 from nearfield.core.config import format_bytes
 from nearfield.core.errors import nearest
 
@@ -13,11 +13,13 @@ FORMATS = ("w8", "w4")
 METHODS = ("rtn", "gptq", "awq", "auto")
 PROFILES = ("vllm", "compact")
 DEVICES = ("cpu", "cuda")
+COMPACT = "neither transformers nor every vLLM reads int8 embeddings; `nearfield unpack` makes a folder that they read"
+"""What there is to know of the profile compact."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model's folder or hub id")
-    parser.add_argument("out", metavar="OUT", type=Path, help="the folder to make")
+    parser.add_argument("out", metavar="OUT", type=new_folder, help="the folder to make")
     parser.add_argument("--format", metavar="FORMAT", type=_one_of(FORMATS),
                         help="w8: int8, a scale a row; w4: int4, a scale for each group of columns")
     parser.add_argument("--fit", metavar="SIZE", type=size,
@@ -33,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="UTF-8 text like what the model will be used for, some 40,000 words")
     parser.add_argument("--profile", metavar="PROFILE", type=_one_of(PROFILES), default=PROFILES[0],
                         help="vllm: embeddings and head stay dense in the folder, as every vLLM reads them; compact: "
-                             "they are int8 there too (default: %(default)s)")
+                             f"they are int8 there too: {COMPACT} (default: %(default)s)")
     parser.add_argument("--device", metavar="DEVICE", type=_one_of(DEVICES), default=DEVICES[0],
                         help="where calibration computes: cpu, or cuda where there is one (default: %(default)s)")
 
@@ -59,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     before, after = weight_bytes(source), weight_bytes(args.out)
     print(f"wrote {args.out}: {args.format or 'int8 and int4'}, {format_bytes(after)} of weights, "
           f"{after / before:.0%} of before")
+    if args.profile == "compact":
+        print(f"  {COMPACT}")
     return 0
 
 

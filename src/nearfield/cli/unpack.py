@@ -1,8 +1,8 @@
 """`nearfield unpack`: a model of codes, or a GGUF file, as a folder of plain tensors again."""
 
 import argparse
-from pathlib import Path
 
+from nearfield.cli.options import new_folder
 from nearfield.core.config import format_bytes
 
 HELP = "write a quantised model or a GGUF file again with dense weights"
@@ -11,7 +11,7 @@ HELP = "write a quantised model or a GGUF file again with dense weights"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder or hub id (compressed-tensors, AWQ, GPTQ), or a .gguf "
                                                        "file")
-    parser.add_argument("out", metavar="OUT", type=Path, help="the folder to make")
+    parser.add_argument("out", metavar="OUT", type=new_folder, help="the folder to make")
 
 
 def run(args: argparse.Namespace) -> int:

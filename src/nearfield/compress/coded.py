@@ -15,7 +15,7 @@ from nearfield.kernels import select
 from nearfield.models.compressed import CompressedWeights
 from nearfield.models.gguf_folder import LINK, origin
 from nearfield.models.inventory import Inventory, take_inventory
-from nearfield.models.loader import CheckpointSource
+from nearfield.models.loader import CheckpointSource, no_place
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config, ModelSpec
 from nearfield.models.weights import DenseWeights
@@ -58,8 +58,7 @@ class Coded:
     def check_all_read(self) -> None:
         """Raises ModelError where the folder holds tensors that nobody asked for."""
         if unused := self.source.unused():
-            raise ModelError(f"{origin(self.folder)}: {len(unused)} tensors have no place in a {self.spec.model_type} "
-                             f"model of this config, the first {unused[0]}")
+            raise ModelError(no_place(self.folder, self.spec, unused))
 
     def facts(self) -> dict[str, Any]:
         """What it was, for the report."""

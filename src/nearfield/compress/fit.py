@@ -113,5 +113,11 @@ def _bytes(plan: Plan, shard_bytes: int) -> int:
 def _too_small(plan: Plan, target: Fit, smallest: int) -> str:
     folder: Path = plan.checkpoint.folder
     compact = "" if target.profile == "compact" else ", or --profile compact, which makes embeddings and head int8"
-    return (f"{folder}: cannot be made to fit {format_bytes(target.nbytes)} ({target.nbytes} bytes); the smallest "
-            f"possible is {format_bytes(smallest)} ({smallest} bytes); give --fit {smallest}{compact}")
+    return (f"{folder}: cannot be made to fit {_exactly(target.nbytes)}; the smallest "
+            f"possible is {_exactly(smallest)}; give --fit {smallest}{compact}")
+
+
+def _exactly(nbytes: int) -> str:
+    """For people, and to the byte."""
+    short = format_bytes(nbytes)
+    return short if short == f"{nbytes} B" else f"{short} ({nbytes} bytes)"

@@ -9,7 +9,7 @@ from nearfield.formats.checkpoint import Checkpoint
 from nearfield.formats.manifest import read_manifest
 from nearfield.models.gguf_folder import origin
 from nearfield.models.inventory import EMBED, HEAD, take_inventory
-from nearfield.models.loader import is_redundant
+from nearfield.models.loader import is_redundant, no_place
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config, ModelSpec
 
@@ -48,8 +48,7 @@ def read_parent(source: Path) -> Parent:
     if missing := wanted - set(kept.values()):
         raise ModelError(f"{source}: tensor {min(missing)} is missing; the checkpoint is not complete")
     if strange := [name for name in names if name not in kept and not is_redundant(name, tied=spec.tie_embeddings)]:
-        raise ModelError(f"{source}: {len(strange)} tensors have no place in a {spec.model_type} model of this config, "
-                         f"the first {strange[0]}")
+        raise ModelError(no_place(source, spec, strange))
     for name, shape in linears.items():
         entry = checkpoint.entry(name)
         if entry.shape != shape or not entry.dtype.is_floating_point:

@@ -50,6 +50,9 @@ class _On:
     def get(self, name: str, shape: tuple[int, ...]) -> Tensor:
         return self.source.get(name, shape).to(self.device)
 
+    def place(self, name: str) -> str:
+        return self.source.place(name)
+
 
 def _weights(parent: Parent, ops: OpTable, device: torch.device = CPU) -> DenseWeights:
     """Opened anew each time: what is mapped of a file counts as this process's memory."""

@@ -41,5 +41,5 @@ class ConfigError(NearfieldError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the known name nearest to `name`, or an empty string."""
-    found = get_close_matches(name, list(known), n=1)
+    found = get_close_matches(name, list(known), n=1, cutoff=0.65)
     return f" (did you mean {found[0]!r}?)" if found else ""

@@ -1,5 +1,6 @@
 """From a model's name to an engine that is ready to serve it."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Never
@@ -16,10 +17,13 @@ from nearfield.kernels.ops import KVShape, OpTable
 from nearfield.models.chat_template import ChatTemplate, load_chat_template
 from nearfield.models.decoder import Decoder
 from nearfield.models.generation import GenerationDefaults, read_generation
+from nearfield.models.gguf_folder import origin
 from nearfield.models.loader import choose_storage, find_model, load_decoder
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config, ModelSpec
 from nearfield.models.tokenizer import Tokenizer, load_tokenizer
+
+_log = logging.getLogger("nearfield.engine")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,9 @@ def load_engine(model: str | Path | None, config: EngineConfig, *, random_weight
     described = Config.load(folder / "config.json")
     spec = read_spec(described)
     storage = choose_storage(described, config.weights, config.group, random_weights=random_weights)
+    if storage.manifest is not None and (rounded := storage.manifest.rounded):
+        _log.warning("%s: weights stored as %s are rounded to int8 in groups of 32: no kernel takes them as they are",
+                     origin(folder), ", ".join(rounded))
     words = load_tokenizer(folder) if tokenizer else None
     generation = read_generation(folder)
     shape = KVShape(spec.num_layers, spec.num_kv_heads, spec.head_dim, config.page_size)

@@ -57,6 +57,10 @@ class Checkpoint:
         """The files of weights, each once."""
         return tuple(dict.fromkeys(self._files.values()))
 
+    def place(self, name: str) -> str:
+        """The file of a tensor, and its name, for messages."""
+        return f"{self._files.get(name, self.folder)}: tensor {name}"
+
     def __contains__(self, name: str) -> bool:
         return name in self._files
 

@@ -40,5 +40,5 @@ def floats(layer: str, scheme: Scheme, shape: tuple[int, int], tensors: Mapping[
     if scheme.layout in (GPTQ, GPTQ_V2):
         return gptq.floats(layer, scheme, tensors)
     if scheme.rounded:
-        return gguf_blocks.floats(scheme, shape, tensors)
+        return gguf_blocks.floats(layer, scheme, shape, tensors)
     return dequantize(decode(layer, scheme, shape, tensors))

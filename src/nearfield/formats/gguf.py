@@ -9,6 +9,7 @@ before anything is taken, so that a truncated or hostile file ends in a ModelErr
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import NoReturn
@@ -89,9 +90,11 @@ class _Header:
             self.refuse("is not a GGUF file; give a .gguf file, or the folder of a model")
         self.at = 4
         version = self.number(4)
+        if int.from_bytes(self.data[4:8], "big") in (2, 3):
+            self.refuse("is a big-endian GGUF file; little-endian ones are supported: convert the original model again")
         if version not in (2, 3):
-            self.refuse(f"is GGUF version {version}; versions 2 and 3, little-endian, are supported: convert the "
-                        "original model again")
+            self.refuse(f"is GGUF version {version}; versions 2 and 3 are supported: convert the original model "
+                        "again")
         tensors, keys = self.count(24), self.count(12)
         metadata: dict[str, Value] = {}
         for _ in range(keys):
@@ -117,11 +120,23 @@ class _Header:
         found = {}
         for name, (shape, block, offset) in infos.items():
             nbytes = prod(shape) // block.weights * block.nbytes
+            if offset % alignment:
+                self.refuse(f"tensor {name} begins at byte {offset} of the tensors, which is no multiple of the "
+                            f"alignment, {alignment}; copy the file again")
             if begin + offset + nbytes > len(self.data):
                 self.refuse(f"tensor {name} would end at byte {begin + offset + nbytes} of a file of "
                             f"{len(self.data)}; the file is cut short, copy it again")
             found[name] = GgufTensor(shape, block, begin + offset, nbytes)
+        self.check_apart(found)
         return found
+
+    def check_apart(self, tensors: Mapping[str, GgufTensor]) -> None:
+        """No byte belongs to two tensors: the numbers of one would be those of the other."""
+        in_order = sorted(tensors.items(), key=lambda item: item[1].offset)
+        for (name, tensor), (other, after) in pairwise(in_order):
+            if tensor.offset + tensor.nbytes > after.offset:
+                self.refuse(f"tensors {name} and {other} lie over each other, at byte {after.offset}; copy the file "
+                            "again")
 
     def info(self, name: str) -> tuple[tuple[int, ...], Block, int]:
         dims = self.number(4)

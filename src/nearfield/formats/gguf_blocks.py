@@ -50,9 +50,12 @@ def decode(layer: str, scheme: Scheme, shape: tuple[int, int], tensors: Mapping[
     return PackedWeight("int4", shape, {"codes": paired.flatten(1), "scales": scales})
 
 
-def floats(scheme: Scheme, shape: tuple[int, int], tensors: Mapping[str, Tensor]) -> Tensor:
-    """The matrix fp32 that the blocks stand for."""
-    return unpack(_named(scheme), tensors["weight"]).view(shape)
+def floats(layer: str, scheme: Scheme, shape: tuple[int, int], tensors: Mapping[str, Tensor]) -> Tensor:
+    """The matrix fp32 that the blocks stand for. Raises ModelError for a scale that is not finite."""
+    found = unpack(_named(scheme), tensors["weight"]).view(shape)
+    if not bool(found.isfinite().all()):
+        raise ModelError(f"{layer}.weight has a scale that is not finite; copy the file again")
+    return found
 
 
 def unpack(block: Block, raw: Tensor) -> Tensor:

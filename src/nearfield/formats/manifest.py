@@ -81,6 +81,12 @@ class Manifest:
         """In short, as --weights has it: w8, w4, or both."""
         return "+".join(f"w{bits}" for bits in sorted({scheme.bits for _, scheme in self.rules}))
 
+    @property
+    def rounded(self) -> tuple[str, ...]:
+        """The kinds of codes that no format here means the same as, each once."""
+        return tuple(dict.fromkeys(scheme.layout if self.method == GGUF else f"{scheme.layout} with desc_act"
+                                   for _, scheme in self.rules if scheme.rounded))
+
     def __str__(self) -> str:
         return "; ".join(dict.fromkeys(str(scheme) for _, scheme in self.rules)) + f" ({self.method})"
 

@@ -24,6 +24,10 @@ class StoredSource(Protocol):
         """The tensor called `name`, of this shape and one of these dtypes."""
         ...
 
+    def place(self, name: str) -> str:
+        """The file of a tensor, and what the tensor is called there, for messages."""
+        ...
+
 
 @dataclass(frozen=True)
 class CompressedWeights:
@@ -52,10 +56,17 @@ class CompressedWeights:
     def floats(self, name: str, shape: tuple[int, int]) -> Tensor | None:
         """The matrix `name` that codes stand for, fp32, exactly; None where it is stored dense."""
         scheme = schemes_of(self.manifest, [name]).get(name)
-        return None if scheme is None else floats(_layer(name), scheme, shape, self._stored(name, shape, scheme))
+        return None if scheme is None else floats(self._place(name, scheme, shape), scheme, shape,
+                                               self._stored(name, shape, scheme))
 
     def _read(self, name: str, shape: tuple[int, int], scheme: Scheme) -> PackedWeight:
-        return decode(_layer(name), scheme, shape, self._stored(name, shape, scheme), self.ops.round_to_nearest)
+        return decode(self._place(name, scheme, shape), scheme, shape, self._stored(name, shape, scheme),
+                      self.ops.round_to_nearest)
+
+    def _place(self, name: str, scheme: Scheme, shape: tuple[int, int]) -> str:
+        """The layer, as errors name it: with the file that it lies in."""
+        end = next(iter(layout(_layer(name), scheme, *shape)))
+        return self.source.place(f"{_layer(name)}.{end}").removesuffix(f".{end}")
 
     def _stored(self, name: str, shape: tuple[int, int], scheme: Scheme) -> dict[str, Tensor]:
         layer = _layer(name)

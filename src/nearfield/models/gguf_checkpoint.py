@@ -33,6 +33,10 @@ class GgufCheckpoint:
         """The file."""
         return (self._file.path,)
 
+    def place(self, name: str) -> str:
+        """The file, and what it calls a tensor, for messages."""
+        return f"{self._file.path}: tensor {self._names.get(name, name)}"
+
     def __contains__(self, name: str) -> bool:
         return name in self._names
 

@@ -26,6 +26,9 @@ _THREE_DIGITS = ("llama-bpe", "llama3", "llama-v3", "smaug-bpe")
 _ONE_DIGIT = ("qwen2", "deepseek-r1-qwen")
 _PLAIN = ("gpt-2", "smollm")
 _ROLES = ("bos", "eos", "unknown", "padding")
+_NO_TOKEN = (1 << 32) - 1
+"""-1, as an id without a sign."""
+
 _ENDS = ("eos", "eot", "eom")
 
 
@@ -71,9 +74,13 @@ class _Words:
         return bool(self.file.metadata.get(f"tokenizer.ggml.{key}", default))
 
     def identity(self, role: str) -> int | None:
-        """The id that has a role; None where there is none, or none that is a token."""
+        """The id that has a role; None where there is none, which -1 says too."""
         value = self.file.metadata.get(f"tokenizer.ggml.{role}_token_id")
-        return value if type(value) is int and 0 <= value < len(self.tokens) else None
+        if value is None or value in (-1, _NO_TOKEN):
+            return None
+        if type(value) is not int or not 0 <= value < len(self.tokens):
+            raise self.error(f"{role}_token_id", f"is {value!r}, and there are {len(self.tokens)} tokens")
+        return value
 
     def roles(self) -> dict[str, str]:
         """How the tokens with a role are spelt, as tokenizer_config.json has it."""

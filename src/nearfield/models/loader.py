@@ -1,6 +1,6 @@
 """From a folder, or a hub id, to a model: finding the files, reading or inventing the weights."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -57,6 +57,8 @@ def find_model(model: str | Path | None) -> Path:
         return path if (inner := gguf_in(path)) is None else open_gguf(inner)
     if path.is_file() and path.name.endswith(SUFFIX):
         return open_gguf(path)
+    if path.name.endswith(SUFFIX) and not path.exists():
+        raise ModelError(f"{path}: no such file")
     if path.exists():
         raise ModelError(f"{path}: is a file; give the model's folder, or a {SUFFIX} file")
     parts = str(model).split("/")
@@ -108,12 +110,22 @@ class CheckpointSource:
         self._asked.add(name)
         return self._checkpoint.read_exact(name, shape, dtypes)
 
+    def place(self, name: str) -> str:
+        """The file of a tensor, and what the tensor is called there, for messages."""
+        return self._checkpoint.place(HEAD if self._tied and name not in self._checkpoint else name)
+
     def unused(self) -> list[str]:
         """Tensors of the checkpoint that the model has no place for, save those known to be redundant, and biases of
         zeros, which some quantisers add."""
         return [name for name in self._checkpoint.names()
                 if name not in self._asked and not is_redundant(name, tied=self._tied)
                 and not (name.endswith(".bias") and not self._checkpoint.stored(name).any())]
+
+
+def no_place(folder: Path, spec: ModelSpec, unused: Sequence[str]) -> str:
+    """What is said of tensors that the model does not ask for."""
+    return (f"{origin(folder)}: the model of this {spec.model_type} config has no place for {len(unused)} of the "
+            f"tensors, the first {unused[0]}; give the config that belongs to the weights, or take these tensors out")
 
 
 def weight_bytes(folder: Path) -> int:
@@ -132,6 +144,10 @@ class RandomSource:
     def __init__(self, dtype: torch.dtype, seed: int = 0) -> None:
         self._dtype = dtype
         self._generator = torch.Generator().manual_seed(seed)
+
+    def place(self, name: str) -> str:
+        """Its name: it is in no file."""
+        return name
 
     def get(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Ones for norms, normal numbers of deviation 0.02 for everything else."""
@@ -209,6 +225,5 @@ def load_decoder(folder: Path, spec: ModelSpec, ops: OpTable, dtype: DType, posi
     with packs.write(source) as weights:
         decoder = build_decoder(spec, weights, ops, positions, progress)
         if unused := checkpoint.unused():
-            raise ModelError(f"{origin(folder)}: {len(unused)} tensors have no place in a {spec.model_type} model "
-                             f"of this config, the first {unused[0]}")
+            raise ModelError(no_place(folder, spec, unused))
     return decoder

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from nearfield.core.errors import ModelError
 from nearfield.formats.base import WeightFormat
 from nearfield.formats.dense import Dense
 from nearfield.kernels.ops import OpTable, PackedWeight
@@ -34,6 +35,10 @@ class WeightSource(Protocol):
         """The tensor called `name`, of this shape, in the model's dtype."""
         ...
 
+    def place(self, name: str) -> str:
+        """Where the tensor is, and its name there, for messages."""
+        ...
+
 
 class CastWeights:
     """A WeightSource over a training loop's own tensors, cast to the dtype that computes: gradients flow through the
@@ -44,6 +49,9 @@ class CastWeights:
 
     def get(self, name: str, shape: tuple[int, ...]) -> Tensor:
         return self._tensors[name].to(self._dtype)
+
+    def place(self, name: str) -> str:
+        return name
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,12 @@ class DenseWeights:
         return self.source.get(name, (size,)).to(self.ops.activations)
 
     def matrix(self, parts: Mapping[str, int], columns: int, *, table: bool = False) -> PackedWeight:
-        """The parts one below the other, packed and prepared."""
+        """The parts one below the other, packed and prepared. Raises ModelError for numbers that cannot be packed."""
         dense = [self.source.get(name, (rows, columns)) for name, rows in parts.items()]
         fmt = self.formats.table if table else self.formats.inner
-        return self.ops.prepare(fmt.pack(dense[0] if len(dense) == 1 else torch.cat(dense), self.ops.round_to_nearest))
+        whole = dense[0] if len(dense) == 1 else torch.cat(dense)
+        try:
+            return self.ops.prepare(fmt.pack(whole, self.ops.round_to_nearest))
+        except ModelError as error:
+            wrong = next((name for name, part in zip(parts, dense, strict=True) if not part.isfinite().all()), None)
+            raise ModelError(f"{self.source.place(wrong or next(iter(parts)))}: {error}") from None
