@@ -178,6 +178,25 @@ def test_what_is_finished_is_not_done_again_and_what_differs_is(readable: Path, 
         run(None, 1, 5, 4)
 
 
+def test_a_second_run_on_the_same_folder_is_refused_and_takes_nothing_away(readable: Path, tmp_path: Path) -> None:
+    out, second = tmp_path / "out", Steps()
+
+    def again(*step: int) -> None:
+        with pytest.raises(ConfigError, match="out is being made by another run; wait for it"):
+            made(readable, out, second, 7)
+
+    made(readable, out, Steps(), 1, 2, progress=again)
+    assert (out / "trace").read_text() == "1\n2\n" and second.done == []
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_what_a_killed_run_of_another_command_left_is_cleared(readable: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.partial" / "layers").mkdir(parents=True)
+    (tmp_path / "out.partial" / "model.safetensors").write_text("half")
+    made(readable, tmp_path / "out", Steps(), 1)
+    assert (tmp_path / "out" / "trace").read_text() == "1\n" and not (tmp_path / "out.partial").exists()
+
+
 def test_options_that_do_not_go_together_are_told_before_the_first_stage(readable: Path, tmp_path: Path) -> None:
     path = written(tmp_path, "[[stage]]\nkind = 'prune'\nffn = 0.5\ncalibration = 'recipe.toml'\n"
                              "[[stage]]\nkind = 'quantize'\nmethod = 'rtn'\nformat = 'w8'\ngroup = 32")
