@@ -20,7 +20,7 @@ from nearfield.compress.folder import check_out, clear, held, other_files, parti
 from nearfield.compress.parent import read_parent
 from nearfield.compress.recipe import Recipe, Stage
 from nearfield.compress.report import REPORT, add_section, digest, parent_facts, read_report, versions
-from nearfield.compress.stages import RUNS, Run, check_stage
+from nearfield.compress.stages import RUNS, Run, check_stage, spelled
 from nearfield.core.errors import ConfigError, NearfieldError
 
 Progress = Callable[[int, int, int], None]
@@ -36,10 +36,12 @@ def compress_folder(source: Path, out: Path, recipe: Recipe, *, runs: Mapping[st
     ModelError, with the stage in front, as the stages do; what is finished is kept beside `out`.
     """
     check_out(out)
+    model = read_parent(source)
+    config = model.config
     for number, stage in enumerate(recipe.stages, 1):
         with _named(recipe, number):
-            check_stage(stage)
-    parent = parent_facts(read_parent(source).checkpoint)
+            config = check_stage(stage, config, model.config)
+    parent = parent_facts(model.checkpoint)
     others = {path.name: digest(path) for path in other_files(source)}
     beside = partial_of(out)
     try:
@@ -70,7 +72,8 @@ def _named(recipe: Recipe, number: int) -> Iterator[None]:
     try:
         yield
     except NearfieldError as error:
-        raise type(error)(f"{recipe.path}: stage {number} ({recipe.stages[number - 1].kind}): {error}") from None
+        raise type(error)(f"{recipe.path}: stage {number} ({recipe.stages[number - 1].kind}): {spelled(str(error))}"
+                          ) from None
 
 
 def _folders(beside: Path, recipe: Recipe, model: Any) -> list[Path]:
