@@ -145,6 +145,19 @@ def test_what_another_run_left_is_not_taken(readable: Path, chats: Path, tmp_pat
     assert weights(tmp_path / "out") == weights(tmp_path / "whole")
 
 
+def test_a_second_run_on_the_same_folder_is_refused(readable: Path, chats: Path, tmp_path: Path) -> None:
+    """Of another recipe: it would throw away what the first keeps."""
+    quantize_calibrated(readable, tmp_path / "whole", W4, "gptq", [chats])
+
+    def again(done: int, total: int) -> None:
+        with pytest.raises(ConfigError, match="out is being made by another run; wait for it, or give another folder"):
+            quantize_calibrated(readable, tmp_path / "out", Target("w8"), "gptq", [chats])
+
+    quantize_calibrated(readable, tmp_path / "out", W4, "gptq", [chats], progress=again)
+    assert weights(tmp_path / "out") == weights(tmp_path / "whole")
+    assert listing(tmp_path) == ["out", "parent", "whole"]
+
+
 def test_a_disk_that_is_full_keeps_what_is_finished(readable: Path, chats: Path, tmp_path: Path) -> None:
     """The kernel refuses to let a file grow past 300 kB: layers fit, the hidden states do not."""
     def limit() -> None:

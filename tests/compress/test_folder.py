@@ -1,5 +1,6 @@
 """Writing a quantised folder: what is in it, and that there is all of it or none."""
 
+import fcntl
 import json
 import resource
 import signal
@@ -13,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nearfield.compress.folder import quantize_folder
+from nearfield.compress.folder import held, made_in_steps, made_whole, quantize_folder
 from nearfield.compress.plan import Target
 from nearfield.core.errors import ConfigError, ModelError
 from tests.small_model import CONFIG, linear_names, save_model, small_tensors
@@ -160,6 +161,51 @@ quantize_folder(Path(sys.argv[1]), Path(sys.argv[2]), Target("w4"),
                 progress=lambda done, total: os.kill(os.getpid(), signal.SIGKILL) if done == 5 else None)
 """
 RUN = "import sys; from nearfield.cli.main import main; sys.exit(main(['quantize', *sys.argv[1:]]))"
+
+
+def test_a_second_run_on_the_same_folder_is_refused_and_the_first_is_whole(parent: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    quantize_folder(parent, tmp_path / "alone", W4)
+
+    def again(done: int, total: int) -> None:
+        with pytest.raises(ConfigError, match="out is being made by another run; wait for it, or give another folder"):
+            quantize_folder(parent, out, W8)
+
+    quantize_folder(parent, out, W4, progress=again)
+    for name in set(listing(out)) - {"report.json"}:        # which tells seconds
+        assert (out / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    assert listing(tmp_path) == ["alone", "out", "parent"]
+
+
+def test_a_folder_that_another_run_finished_meanwhile_is_left_alone(parent: Path, tmp_path: Path) -> None:
+    """Both found nothing there when they began."""
+    out = tmp_path / "out"
+    quantize_folder(parent, out, W4)
+    before = (out / "model.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match="out: exists already"), made_whole(out):
+        pass
+    with pytest.raises(ConfigError, match="out: exists already"), made_in_steps(out):
+        pass
+    assert (out / "model.safetensors").read_bytes() == before and listing(tmp_path) == ["out", "parent"]
+
+
+def test_the_lock_is_not_of_a_folder_that_has_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run that had it removes it between another's opening and its locking."""
+    real = fcntl.flock
+    calls: list[int] = []
+
+    def late(file: int, how: int) -> None:
+        if not calls:
+            (tmp_path / "out.partial").rmdir()
+        calls.append(file)
+        real(file, how)
+
+    monkeypatch.setattr("fcntl.flock", late)
+    with held(tmp_path / "out") as partial:
+        assert len(calls) == 2
+        with pytest.raises(ConfigError, match="being made by another run"), held(tmp_path / "out"):
+            pass
+        assert partial.is_dir()
 
 
 def test_a_disk_that_fails_in_the_middle_leaves_nothing(parent: Path, tmp_path: Path) -> None:

@@ -178,19 +178,74 @@ def test_what_is_finished_is_not_done_again_and_what_differs_is(readable: Path, 
         run(None, 1, 5, 4)
 
 
-def test_options_that_do_not_go_together_are_told_before_the_first_stage(readable: Path, tmp_path: Path) -> None:
-    path = written(tmp_path, "[[stage]]\nkind = 'prune'\nffn = 0.5\ncalibration = 'recipe.toml'\n"
-                             "[[stage]]\nkind = 'quantize'\nmethod = 'rtn'\nformat = 'w8'\ngroup = 32")
-    recipe = read_recipe(path, KINDS)
-    with pytest.raises(ConfigError, match=r"recipe\.toml: stage 2 \(quantize\): --group is of w4"):
-        compress_folder(readable, tmp_path / "out", recipe)
+def test_a_second_run_on_the_same_folder_is_refused_and_takes_nothing_away(readable: Path, tmp_path: Path) -> None:
+    out, second = tmp_path / "out", Steps()
+
+    def again(*step: int) -> None:
+        with pytest.raises(ConfigError, match="out is being made by another run; wait for it"):
+            made(readable, out, second, 7)
+
+    made(readable, out, Steps(), 1, 2, progress=again)
+    assert (out / "trace").read_text() == "1\n2\n" and second.done == []
     assert not (tmp_path / "out.partial").exists()
+
+
+def test_what_a_killed_run_of_another_command_left_is_cleared(readable: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.partial" / "layers").mkdir(parents=True)
+    (tmp_path / "out.partial" / "model.safetensors").write_text("half")
+    made(readable, tmp_path / "out", Steps(), 1)
+    assert (tmp_path / "out" / "trace").read_text() == "1\n" and not (tmp_path / "out.partial").exists()
+
+
+PRUNE, DISTILL = "[[stage]]\nkind = 'prune'\n", "[[stage]]\nkind = 'distill'\ntext = 'generate'\n"
+QUANTIZE = "[[stage]]\nkind = 'quantize'\nmethod = 'rtn'\n"
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    (f"{PRUNE}ffn = 0.5\n{QUANTIZE}format = 'w8'\ngroup = 32", "stage 2 (quantize): group is of w4: a w8 folder"),
+    (f"{PRUNE}ffn = 0.5\n{QUANTIZE}", 'stage 2 (quantize): give format = "w8" or w4, or a size with fit'),
+    (f"{QUANTIZE}fit = 9000", 'fit measures on text: give calibration = ["FILE"], text'),
+    (PRUNE, "stage 1 (prune): there is nothing to prune; give ffn, layers or heads"),
+    (f"{PRUNE}compensate = false", "stage 1 (prune): there is nothing to prune"),
+    (f"{PRUNE}ffn = 1.5", "stage 1 (prune): ffn = 1.5: it is the share of channels that stays, between 0 and 1"),
+    (f"{PRUNE}ffn = nan", "stage 1 (prune): ffn = nan: it is the share"),
+    (f"{PRUNE}layers = 4", "stage 1 (prune): layers says how many fewer: layers = -4, not 4"),
+    (f"{PRUNE}layers = -1\n{PRUNE}layers = -1", "stage 2 (prune): layers = -1: the model has 1 layers, and one must"),
+    (f"{PRUNE}ffn = 0.5\n{DISTILL}tokens = 127", "stage 2 (distill): 127 tokens are less than a step, which takes "),
+    (f"{PRUNE}ffn = 0.5\n{DISTILL}learning-rate = nan", "stage 2 (distill): a learning rate of nan teaches nothing; "
+                                                        "give one between 0 and 1 with learning-rate"),
+    (f"{PRUNE}ffn = 0.6\n{DISTILL}{QUANTIZE}format = 'w4'",
+     "stage 3 (quantize): parent, pruned: model.layers.0.mlp.down_proj.weight is 128 x 160, which cannot be cut into "
+     'groups of 64 columns; give group = 32, or format = "w8"'),
+    (f"{PRUNE}heads = -1\n{PRUNE}ffn = 0.5\n{QUANTIZE}format = 'w4'\ngroup = 128",
+     "stage 3 (quantize): parent, pruned: model.layers.0.self_attn.o_proj.weight is 128 x 64"),
+])
+def test_what_cannot_be_done_is_told_before_the_first_stage(
+        text: str, message: str, readable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = written(tmp_path, text)
+    recipe, steps = read_recipe(path, KINDS, None if "'rtn'" in text and PRUNE not in text else [path]), Steps()
+    with pytest.raises(ConfigError) as error:
+        compress_folder(Path("parent"), tmp_path / "out", recipe, runs=dict.fromkeys(RUNS, steps))
+    assert message in str(error.value) and not steps.done
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["parent", "recipe.toml"]
+
+
+def test_what_a_stage_says_while_it_runs_is_in_words_of_a_recipe(readable: Path, tmp_path: Path) -> None:
+    class Fails(Steps):
+        def __call__(self, *args: object) -> None:
+            raise ModelError("lower --learning-rate, or give --fit 9000, --text FILE or --profile compact; --serve 1")
+
+    with pytest.raises(ModelError, match=r'lower learning-rate, or give fit = 9000, text = \["FILE"\] or profile = '
+                                         r'"compact"; --serve 1$'):
+        made(readable, tmp_path / "out", Fails(), 1)
 
 
 REAL = """
 [[stage]]
 kind = "prune"
 ffn = 0.5
+compensate = false
 [[stage]]
 kind = "distill"
 tokens = 4096

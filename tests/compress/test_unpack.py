@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from gguf import GGMLQuantizationType as Type
 from safetensors.torch import load_file, save_file
 
 from nearfield import LLM
+from nearfield.bench.fidelity import run_fidelity
 from nearfield.cli.main import main
+from nearfield.compress.calibrated import quantize_calibrated
 from nearfield.compress.convert import convert_folder
 from nearfield.compress.folder import quantize_folder
 from nearfield.compress.plan import Target
@@ -244,3 +247,16 @@ def test_mistakes_are_named(words: list[str], message: str, tmp_path: Path, monk
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.gguf", "f16.gguf", "parent", "q4.gguf"]
+
+
+def test_a_text_of_before_is_still_one_that_the_model_was_made_by(readable: Path, chats: Path, tmp_path: Path) -> None:
+    """Quantised, unpacked, quantised by another text."""
+    random = Random(1)
+    other = tmp_path / "other.txt"
+    other.write_text(" ".join("".join(random.choices("abcdefgh", k=4)) for _ in range(4000)))
+    quantize_calibrated(readable, tmp_path / "first", Target("w8"), "gptq", [chats])
+    unpack_folder(tmp_path / "first", tmp_path / "dense")
+    quantize_calibrated(tmp_path / "dense", tmp_path / "second", Target("w8"), "gptq", [other])
+    for text in (chats, other):
+        with pytest.raises(ConfigError, match="of its passages are in the text that .*second was made by"):
+            run_fidelity(readable, tmp_path / "second", [text], 512, lambda line: None, lambda done, total: None)

@@ -20,7 +20,7 @@ from nearfield.bench.divergence import band, compare, figures, rounded
 from nearfield.bench.footprint import side_by_side
 from nearfield.bench.workload import Report
 from nearfield.cache.store import DenseKV
-from nearfield.compress.report import REPORT, read_report, versions
+from nearfield.compress.report import REPORT, passages_in, read_report, versions
 from nearfield.compress.text import Text, overlap, passages, read_text, unpack_passages
 from nearfield.core.config import DType, EngineConfig
 from nearfield.core.errors import ConfigError, ModelError
@@ -151,10 +151,9 @@ def _made_by(candidate: Path) -> set[int]:
     """The passages of every text that the candidate was made by, as its report has them."""
     found: set[int] = set()
     for section in read_report(candidate / REPORT).values():
-        for told in section.values() if isinstance(section, dict) else ():
-            if isinstance(told, dict) and "passages" in told:
-                with suppress(TypeError, ValueError):       # a report of another's hand
-                    found |= unpack_passages(told["passages"])
+        for packed in passages_in(section):
+            with suppress(TypeError, ValueError):       # a report of another's hand
+                found |= unpack_passages(packed)
     return found
 
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from nearfield.compress.folder import check_out, other_files, partial_of
+from nearfield.compress.folder import check_out, clear, held, other_files, partial_of
 from nearfield.compress.parent import read_parent
 from nearfield.compress.recipe import Recipe, Stage
 from nearfield.compress.report import REPORT, add_section, digest, parent_facts, read_report, versions
-from nearfield.compress.stages import RUNS, Run, check_stage
+from nearfield.compress.stages import RUNS, Run, check_stage, spelled
 from nearfield.core.errors import ConfigError, NearfieldError
 
 Progress = Callable[[int, int, int], None]
@@ -36,31 +36,34 @@ def compress_folder(source: Path, out: Path, recipe: Recipe, *, runs: Mapping[st
     ModelError, with the stage in front, as the stages do; what is finished is kept beside `out`.
     """
     check_out(out)
+    model = read_parent(source)
+    config = model.config
     for number, stage in enumerate(recipe.stages, 1):
         with _named(recipe, number):
-            check_stage(stage)
-    parent = parent_facts(read_parent(source).checkpoint)
+            config = check_stage(stage, config, model.config)
+    parent = parent_facts(model.checkpoint)
     others = {path.name: digest(path) for path in other_files(source)}
     beside = partial_of(out)
     try:
-        folders = _folders(beside, recipe, [parent["sha256"], others])
-        _clear(beside, folders)
-        at = source
-        for number, (stage, folder) in enumerate(zip(recipe.stages, folders, strict=True), 1):
-            if not folder.exists():
-                with _named(recipe, number):
-                    runs[stage.kind](stage, at, folder, source, partial(progress, number))
-            at = folder
-        add_section(at / REPORT, "compress", {
-            "recipe": {"name": recipe.path.name, "sha256": digest(recipe.path)}, "parent": parent,
-            "stages": [_told(stage, folder) for stage, folder in zip(recipe.stages, folders, strict=True)],
-            "versions": versions()})
-        finish(at)
-        at.rename(out)
+        with held(out):
+            folders = _folders(beside, recipe, [parent["sha256"], others])
+            clear(beside, {path for folder in folders for path in (folder, partial_of(folder))})    # of other recipes
+            at = source
+            for number, (stage, folder) in enumerate(zip(recipe.stages, folders, strict=True), 1):
+                if not folder.exists():
+                    with _named(recipe, number):
+                        runs[stage.kind](stage, at, folder, source, partial(progress, number))
+                at = folder
+            add_section(at / REPORT, "compress", {
+                "recipe": {"name": recipe.path.name, "sha256": digest(recipe.path)}, "parent": parent,
+                "stages": [_told(stage, folder) for stage, folder in zip(recipe.stages, folders, strict=True)],
+                "versions": versions()})
+            finish(at)
+            at.rename(out)
+            shutil.rmtree(beside, ignore_errors=True)
     except OSError as error:
         raise ConfigError(f"{error.filename or beside}: cannot be written ({error.strerror}); make room, and the same "
                           "command continues with the stages that are finished, or give another place") from None
-    shutil.rmtree(beside, ignore_errors=True)
 
 
 @contextmanager
@@ -69,7 +72,8 @@ def _named(recipe: Recipe, number: int) -> Iterator[None]:
     try:
         yield
     except NearfieldError as error:
-        raise type(error)(f"{recipe.path}: stage {number} ({recipe.stages[number - 1].kind}): {error}") from None
+        raise type(error)(f"{recipe.path}: stage {number} ({recipe.stages[number - 1].kind}): {spelled(str(error))}"
+                          ) from None
 
 
 def _folders(beside: Path, recipe: Recipe, model: Any) -> list[Path]:
@@ -80,15 +84,6 @@ def _folders(beside: Path, recipe: Recipe, model: Any) -> list[Path]:
         mark = _hash([mark, stage.kind, stage.options, [digest(file) for file in stage.texts or ()]])
         folders.append(beside / f"{number}-{stage.kind}-{mark[:16]}")
     return folders
-
-
-def _clear(beside: Path, folders: list[Path]) -> None:
-    """Remove what other recipes left."""
-    beside.mkdir(exist_ok=True)
-    mine = {path for folder in folders for path in (folder, partial_of(folder))}
-    for path in beside.iterdir():
-        if path not in mine:
-            shutil.rmtree(path)
 
 
 def _told(stage: Stage, folder: Path) -> dict[str, Any]:

@@ -5,11 +5,13 @@ when it is whole, so that there is never half a model. Norms stay dense, and emb
 so: not every version of vLLM reads them otherwise, and here they become int8 at load.
 """
 
+import fcntl
 import json
+import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,34 +105,84 @@ def partial_of(out: Path) -> Path:
 
 
 @contextmanager
+def held(out: Path) -> Iterator[Path]:
+    """The folder where `out` is made, this run's alone until the block ends. Raises ConfigError where it is another's,
+    or `out` is there by now; OSError.
+
+    The lock is the kernel's, on the folder itself: it ends with the process, however that ends, and leaves no file.
+    """
+    partial = partial_of(out)
+    lock = _lock(out, partial)
+    try:
+        if out.exists():        # by a run that had it until now
+            with suppress(OSError):
+                partial.rmdir()
+            check_out(out)
+        yield partial
+    finally:
+        os.close(lock)
+
+
+def _lock(out: Path, partial: Path) -> int:
+    """An open file that holds the folder `partial`, which is made where there is none."""
+    while True:
+        partial.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):       # the run that had it is done with it
+            lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(lock), os.stat(partial)):
+                    return lock                 # and not the one that had its name before
+            except BlockingIOError:
+                os.close(lock)
+                raise ConfigError(f"{out} is being made by another run; wait for it, or give another folder") from None
+            except OSError:
+                os.close(lock)
+                raise
+            os.close(lock)
+
+
+def clear(folder: Path, keep: Collection[Path] = ()) -> None:
+    """Remove what is in `folder`, save `keep`. Raises OSError."""
+    for path in folder.iterdir():
+        if path in keep:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+@contextmanager
 def made_whole(out: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `out` when the block ends, and is removed when it fails."""
-    partial = partial_of(out)
     try:
-        shutil.rmtree(partial, ignore_errors=True)      # of a run that was killed
-        partial.mkdir()
-        yield partial
-        partial.rename(out)
+        with held(out) as partial:
+            try:
+                clear(partial)      # of a run that was killed
+                yield partial
+                partial.rename(out)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
     except OSError as error:
         raise ConfigError(f"{error.filename or out}: cannot be written ({error.strerror}); nothing is left of it; "
                           "make room or give another place") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
 def made_in_steps(out: Path) -> Iterator[Path]:
     """A folder for what a long run finishes on its way; when the block ends, `model` in it (see `empty_model`) becomes
     `out`, and the rest goes. Where the block fails, all stays for the same command to continue with."""
-    partial = partial_of(out)
     try:
-        partial.mkdir(exist_ok=True)
-        yield partial
-        (partial / _MODEL).rename(out)
+        with held(out) as partial:
+            yield partial
+            (partial / _MODEL).rename(out)
+            shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        raise ConfigError(f"{error.filename or partial}: cannot be written ({error.strerror}); make room, and the same "
-                          "command continues with the layers that are finished, or give another place") from None
-    shutil.rmtree(partial, ignore_errors=True)
+        raise ConfigError(f"{error.filename or partial_of(out)}: cannot be written ({error.strerror}); make room, and "
+                          "the same command continues with the layers that are finished, or give another place"
+                          ) from None
 
 
 def empty_model(partial: Path) -> Path:

@@ -83,18 +83,14 @@ def make_plan(source: Path, target: Target) -> Plan:
     Raises ModelError for a model that cannot be quantised, ConfigError where it cannot be cut into such groups.
     """
     plan = open_plan(source, target.profile)
-    for name, shape in plan.linears.items():
-        _check_group(source, name, shape, target)
+    check_groups(str(source), plan.linears, target)
     return plan.coded(dict.fromkeys(plan.linears, target.scheme))
 
 
 def open_plan(source: Path, profile: Profile) -> Plan:
     """A plan that leaves open what the layers' matrices become. Raises as `make_plan`."""
     parent = read_parent(source)
-    for name, (rows, columns) in parent.linears.items():
-        if not groups_of(columns):
-            raise ConfigError(f"{source}: {name} is {rows} x {columns}; codes are multiplied in groups of at "
-                              f"least {min(GROUPS)} columns, so this model cannot be quantised; serve it as it is")
+    check_widths(str(source), parent.linears)
     tables = take_inventory(parent.spec).tables
     for name, new in parent.names.items():
         entry = parent.checkpoint.entry(name)
@@ -124,9 +120,18 @@ def stored_name(name: str, end: str) -> str:
     return f"{name.removesuffix('.weight')}.{end}"
 
 
-def _check_group(source: Path, name: str, shape: Shape, target: Target) -> None:
-    rows, columns = shape
-    if target.format == "w4" and columns % target.group:
-        raise ConfigError(f"{source}: {name} is {rows} x {columns}, which cannot be cut into groups of "
-                          f"{target.group} columns; give --group {' or '.join(map(str, groups_of(columns)))}, or "
-                          "--format w8")
+def check_widths(place: str, linears: Mapping[str, Shape]) -> None:
+    """Raises ConfigError, with `place` in front, for a matrix that can be cut into no groups at all."""
+    for name, (rows, columns) in linears.items():
+        if not groups_of(columns):
+            raise ConfigError(f"{place}: {name} is {rows} x {columns}; codes are multiplied in groups of at "
+                              f"least {min(GROUPS)} columns, so this model cannot be quantised; serve it as it is")
+
+
+def check_groups(place: str, linears: Mapping[str, Shape], target: Target) -> None:
+    """Raises ConfigError, with `place` in front, for a matrix that cannot be cut into the groups of `target`."""
+    for name, (rows, columns) in linears.items():
+        if target.format == "w4" and columns % target.group:
+            raise ConfigError(f"{place}: {name} is {rows} x {columns}, which cannot be cut into groups of "
+                              f"{target.group} columns; give --group {' or '.join(map(str, groups_of(columns)))}, or "
+                              "--format w8")

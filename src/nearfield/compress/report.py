@@ -1,9 +1,10 @@
 """report.json: what was done to a model, beside its weights. Each command writes a section of its own."""
 
 import hashlib
+import itertools
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,25 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def add_section(path: Path, name: str, facts: Mapping[str, Any]) -> None:
-    """Write a section into the report at `path`; others stay, save measurements, which were of the parent."""
+    """Write a section into the report at `path`; others stay, save measurements, which were of the parent.
+
+    One of the same name that tells of text stays under a number ("quantize-1"): the model was made by that text too,
+    and is not to be measured on it.
+    """
     kept = {section: held for section, held in read_report(path).items() if section != FIDELITY}
+    if any(passages_in(kept.get(name))):
+        number = next(i for i in itertools.count(1) if f"{name}-{i}" not in kept)
+        kept[f"{name}-{number}"] = kept.pop(name)
     unfinished = path.with_name(f"{path.name}.partial")
     unfinished.write_text(json.dumps({**kept, name: facts}, indent=2) + "\n", "utf-8")
     unfinished.replace(path)
+
+
+def passages_in(section: Any) -> Iterator[Any]:
+    """The passages (text.py) of each text that a section tells of."""
+    for told in section.values() if isinstance(section, dict) else ():
+        if isinstance(told, dict) and "passages" in told:
+            yield told["passages"]
 
 
 def digest(path: Path) -> str:

@@ -1,15 +1,17 @@
 """The kinds of stages that a recipe may have: what each may say, and what it does."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from nearfield.compress.distill.folder import distill_folder
-from nearfield.compress.distill.plan import DistillOptions
+from nearfield.compress.distill.plan import DistillOptions, chunk_length
+from nearfield.compress.fit import Fit
 from nearfield.compress.folder import Progress
-from nearfield.compress.plan import PROFILES
+from nearfield.compress.plan import PROFILES, Target, check_groups, check_widths
 from nearfield.compress.prune.folder import prune_folder
-from nearfield.compress.prune.options import PruneOptions
+from nearfield.compress.prune.options import PruneOptions, sizes
 from nearfield.compress.quantize.choose import METHODS
 from nearfield.compress.quantize.options import DEVICES, FORMATS, QuantizeOptions
 from nearfield.compress.quantized import quantize_model
@@ -17,6 +19,10 @@ from nearfield.compress.recipe import Kind, Stage, flag, number, one_of, whole
 from nearfield.core.config import parse_bytes
 from nearfield.core.errors import ConfigError
 from nearfield.formats.groups import check_group
+from nearfield.models.inventory import take_inventory
+from nearfield.models.registry import read_spec
+from nearfield.models.reshape import smaller_config
+from nearfield.models.spec import Config, ModelSpec
 
 
 class Run(Protocol):
@@ -42,7 +48,7 @@ def _group(value: Any) -> int:
 
 
 KINDS: Mapping[str, Kind] = {
-    "prune": Kind({"ffn": number, "layers": whole(), "heads": whole()}, "calibration"),
+    "prune": Kind({"ffn": number, "layers": whole(), "heads": whole(), "compensate": flag}, "calibration"),
     "distill": Kind({"tokens": whole(1), "block-local": flag, "learning-rate": number, "seed": whole(0)}, "text",
                     generated=True),
     "quantize": Kind({"format": one_of(*FORMATS), "group": _group, "fit": _size, "method": one_of(*METHODS),
@@ -56,9 +62,12 @@ def _prune(stage: Stage, source: Path, out: Path, first: Path, progress: Progres
 
 
 def _distill(stage: Stage, source: Path, out: Path, first: Path, progress: Progress) -> None:
-    options = {key.replace("-", "_"): value for key, value in stage.options.items()}
-    distill_folder(source, first, out, DistillOptions(**options), stage.texts,
+    distill_folder(source, first, out, _distill_options(stage), stage.texts,
                    progress=lambda standing: progress(standing.done, standing.total))
+
+
+def _distill_options(stage: Stage) -> DistillOptions:
+    return DistillOptions(**{key.replace("-", "_"): value for key, value in stage.options.items()})
 
 
 def _quantize(stage: Stage, source: Path, out: Path, first: Path, progress: Progress) -> None:
@@ -68,7 +77,43 @@ def _quantize(stage: Stage, source: Path, out: Path, first: Path, progress: Prog
 RUNS: Mapping[str, Run] = {"prune": _prune, "distill": _distill, "quantize": _quantize}
 
 
-def check_stage(stage: Stage) -> None:
-    """Raises ConfigError for options that do not go together, as far as can be said without the model."""
+def check_stage(stage: Stage, config: Config, first: Config) -> Config:
+    """The config.json that the stage leaves of the one that it begins with.
+
+    first: that of the model that the first stage begins with. Raises ConfigError for options that do not go together,
+    or not with such a model.
+    """
+    spec = read_spec(config)
+    if stage.kind == "prune":
+        wanted = sizes(spec, PruneOptions(**stage.options))
+        # Which layers go is not known yet, and their shapes are alike.
+        return Config(smaller_config(config, range(wanted.layers), wanted.inner, wanted.kv_heads), config.path)
+    if stage.kind == "distill":
+        _distill_options(stage).check(chunk_length(spec, read_spec(first)))
     if stage.kind == "quantize":
-        QuantizeOptions(**stage.options).chosen(stage.texts is not None)
+        options = QuantizeOptions(**stage.options)
+        options.chosen(stage.texts is not None)
+        _check_quantize(f"{config.path.parent}{'' if config is first else ', pruned'}", spec, options.target())
+    return config
+
+
+def _check_quantize(place: str, spec: ModelSpec, target: Target | Fit) -> None:
+    linears = {name: shape for parts in take_inventory(spec).linears for name, shape in parts.items()}
+    check_widths(place, linears)
+    if isinstance(target, Target):
+        check_groups(place, linears, target)
+
+
+_KEYS = "|".join(sorted({key for kind in KINDS.values() for key in (kind.text, *kind.readers)}, key=len, reverse=True))
+_WORDS = "|".join((*FORMATS, *METHODS, *PROFILES, *DEVICES))
+_OPTION = re.compile(rf"--({_KEYS})\b(?: (?:(-?(?:[0-9]+(?:\.[0-9]+)?|inf|nan))|({_WORDS})|(FILE))\b)?")
+
+
+def spelled(message: str) -> str:
+    """A message of the command line in the words of a recipe: --ffn 0.8 is ffn = 0.8."""
+    def key(found: re.Match[str]) -> str:
+        name, number, word, file = found.groups()
+        if number:
+            return f"{name} = {number}"
+        return f'{name} = "{word}"' if word else f'{name} = ["{file}"]' if file else name
+    return _OPTION.sub(key, message)

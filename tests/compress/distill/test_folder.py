@@ -233,6 +233,19 @@ def test_a_rate_that_is_too_high_is_told_and_leaves_nothing_that_looks_whole(pai
     assert not (tmp_path / "out").exists()
 
 
+def test_a_second_run_on_the_same_folder_is_refused(pair: SmallPair, made: Path, tmp_path: Path) -> None:
+    """Of other options: it would throw away what the first keeps, and keeps itself in its place."""
+    out = tmp_path / "out"
+
+    def again(standing: Standing) -> None:
+        with pytest.raises(ConfigError, match="out is being made by another run; wait for it, or give another folder"):
+            distill_folder(pair.student, pair.teacher, out, replace(SHORT, seed=1), [pair.text])
+
+    distill_folder(pair.student, pair.teacher, out, SHORT, [pair.text], progress=again)
+    assert (out / "model.safetensors").read_bytes() == (made / "model.safetensors").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_full_disk_is_told_and_the_same_command_continues(pair: SmallPair, made: Path, tmp_path: Path) -> None:
     """The kernel refuses to let a file grow past what the teacher's states take: checkpoints are larger."""
     out = tmp_path / "out"

@@ -35,7 +35,7 @@ def distill_folder(student: Path, teacher: Path, out: Path, options: DistillOpti
     plan = DistillPlan.make(Pair.read(student, teacher), options, texts)
     facts = plan.facts()
     with made_in_steps(out) as partial:
-        kept = Kept(partial, {**facts, "text": plan.digest(), "threads": torch.get_num_threads()})
+        kept = Kept(partial / "lesson", {**facts, "text": plan.digest(), "threads": torch.get_num_threads()})
         check_space(partial, plan.nbytes() - kept.nbytes())
         pupil = Network.load(plan.pair.student, torch.float32)
         told = Lesson(plan, kept, progress).teach(pupil)

@@ -13,10 +13,11 @@ from nearfield.compress.report import versions
 from nearfield.compress.text import Text, read_text, text_facts
 from nearfield.core.errors import ConfigError
 from nearfield.models.inventory import take_inventory
+from nearfield.models.spec import ModelSpec
 from nearfield.models.tokenizer import Tokenizer, load_tokenizer
 
 LENGTH = 512
-"""Tokens of a chunk."""
+"""Tokens of a chunk, where both models can read as many."""
 
 HELD, LEAST = 16, 16
 """Chunks that are held out of a long text, and chunks below which a text is too short."""
@@ -37,6 +38,15 @@ class DistillOptions:
     learning_rate: float = 1e-3
     seed: int = 0
 
+    def check(self, length: int) -> None:
+        """Raises ConfigError for options that make no training in chunks of `length` tokens."""
+        if self.tokens < BATCH * length:
+            raise ConfigError(f"{self.tokens} tokens are less than a step, which takes {BATCH * length}; give more "
+                              "with --tokens")
+        if not 0 < self.learning_rate < 1:
+            raise ConfigError(f"a learning rate of {self.learning_rate} teaches nothing; give one between 0 and 1 with "
+                              "--learning-rate")
+
 
 @dataclass(frozen=True)
 class DistillPlan:
@@ -55,12 +65,8 @@ class DistillPlan:
     @classmethod
     def make(cls, pair: Pair, options: DistillOptions, texts: Sequence[Path] | None) -> "DistillPlan":
         """Raises ConfigError for text that is too short, and options that make no training."""
-        length = min(LENGTH, pair.student.spec.max_positions, pair.teacher.spec.max_positions)
-        if options.tokens < BATCH * length:
-            raise ConfigError(f"{options.tokens} tokens are less than a step, which takes {BATCH * length}; give more "
-                              "with --tokens")
-        if not 0 < options.learning_rate < 1:
-            raise ConfigError(f"a learning rate of {options.learning_rate} teaches nothing; give one between 0 and 1")
+        length = chunk_length(pair.student.spec, pair.teacher.spec)
+        options.check(length)
         folder = pair.teacher.checkpoint.folder
         tokenizer = load_tokenizer(folder)
         wanted = options.tokens // length + HELD
@@ -107,6 +113,11 @@ class DistillPlan:
         places = 3 if self.options.block_local else 1
         said = self.count * self.length * (places * self.pair.teacher.spec.hidden_size * DTYPE.itemsize + 8)
         return said + _STATE * take_inventory(self.pair.student.spec).numbers
+
+
+def chunk_length(student: ModelSpec, teacher: ModelSpec) -> int:
+    """Tokens of a chunk that both can read."""
+    return min(LENGTH, student.max_positions, teacher.max_positions)
 
 
 def opening(tokenizer: Tokenizer, folder: Path) -> int:

@@ -33,7 +33,7 @@ class QuantizeOptions:
             raise ConfigError("give --format w8 or w4, or a size with --fit: one of the two")
         if self.format == "w8" and self.group is not None:
             raise ConfigError("--group is of w4: a w8 folder has one scale a row, as other engines read it; leave it "
-                              "out. Groups in int8 are for serving: --weights w8 --group, on the dense folder")
+                              "out. Groups in int8 are for serving, on the dense folder: serve --weights w8")
         if self.fit is not None and self.group is not None:
             raise ConfigError("--group is of --format w4: --fit chooses groups itself; leave one of them out")
         if self.fit is not None and method == "rtn":
