@@ -83,9 +83,12 @@ def test_expected_error_is_one_line(command: ModuleType, capsys: pytest.CaptureF
     assert _error(capsys) == "nearfield: error: models/x: has no config.json\n"
 
 
-def test_interrupt_is_130(command: ModuleType) -> None:
-    command.__dict__["outcome"] = KeyboardInterrupt()
+@pytest.mark.parametrize(("words", "line"), [((), "stopped"), (("stopped; go on",), "stopped; go on")])
+def test_interrupt_is_130_and_a_line(words: tuple[str, ...], line: str, command: ModuleType,
+                                     capsys: pytest.CaptureFixture[str]) -> None:
+    command.__dict__["outcome"] = KeyboardInterrupt(*words)
     assert cli.main(["stub", "--prompt", "hi"]) == 130
+    assert capsys.readouterr().err == f"nearfield: {line}\n"
 
 
 def test_bug_is_not_hidden(command: ModuleType) -> None:

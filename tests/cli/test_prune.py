@@ -1,12 +1,15 @@
 """`nearfield prune` and `nearfield analyze` from the command line."""
 
 import json
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nearfield import LLM, SamplingParams
 from nearfield.cli.main import main
+from nearfield.compress.journal import Journal
 from tests.compress.prune_models import make_parent, make_text
 
 
@@ -44,6 +47,32 @@ def test_mistakes_are_named(words: list[str], message: str, pocket: Path, tmp_pa
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_ctrl_c_is_a_line_and_the_same_command_continues(
+        tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    make_parent("qwen3", tmp_path / "parent")
+    command = ["prune", str(tmp_path / "parent"), str(tmp_path / "out"), "--ffn", "0.5", "--calibration", str(text)]
+    add = Journal.add
+
+    def stopped(journal: Journal, layer: int, *rest: Any) -> None:
+        add(journal, layer, *rest)
+        if layer == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Journal, "add", stopped)
+    capsys.readouterr()
+    assert main(command) == 130
+    assert capsys.readouterr().err == (
+        f"nearfield: stopped; the same command continues with what is finished in {tmp_path}/out.partial\n")
+    layers: list[int] = []
+
+    def counted(journal: Journal, layer: int, *rest: Any) -> None:
+        layers.append(layer)
+        add(journal, layer, *rest)
+
+    monkeypatch.setattr(Journal, "add", counted)
+    assert main(command) == 0 and layers == [2]
 
 
 def test_a_folder_of_codes_is_sent_to_unpack(pocket: Path, tmp_path: Path, text: Path,

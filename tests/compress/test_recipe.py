@@ -1,18 +1,20 @@
 """Recipes: what they may say, and stages that are done once, in order, whenever a run is killed."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from signal import raise_signal
 from typing import Any
 
 import pytest
 import torch
 
 from nearfield.compress.compose import compress_folder
-from nearfield.compress.folder import Progress
+from nearfield.compress.folder import Progress, made_in_steps, made_whole
 from nearfield.compress.recipe import Evaluation, Kind, Recipe, Stage, read_recipe, whole
 from nearfield.compress.stages import KINDS, RUNS
 from nearfield.core.errors import ConfigError, ModelError
@@ -188,6 +190,25 @@ def test_a_second_run_on_the_same_folder_is_refused_and_takes_nothing_away(reada
     made(readable, out, Steps(), 1, 2, progress=again)
     assert (out / "trace").read_text() == "1\n2\n" and second.done == []
     assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize(("done", "told"), [
+    ((), "$"), ((1,), r"^stopped; the same command continues with what is finished in .*/out\.partial$")])
+def test_ctrl_c_says_what_it_leaves(done: tuple[int, ...], told: str, readable: Path, tmp_path: Path) -> None:
+    """The stage that it stops has a folder of its own, which is not the one to name."""
+    class Stopped(Steps):
+        def __call__(self, stage: Stage, source: Path, out: Path, first: Path, progress: Progress) -> None:
+            if stage.options["number"] == 2:
+                with (made_in_steps if done else made_whole)(out) as partial:
+                    (partial / "begun").write_text("x")
+                    raise_signal(signal.SIGINT)
+            super().__call__(stage, source, out, first, progress)
+
+    with pytest.raises(KeyboardInterrupt) as stop:
+        made(readable, tmp_path / "out", Stopped(), *done, 2)
+    assert re.search(told, str(stop.value)) and bool(str(stop.value)) == bool(done)
+    made(readable, tmp_path / "out", steps := Steps(), *done, 2)
+    assert steps.done == [2] and not (tmp_path / "out.partial").exists()
 
 
 def test_what_a_killed_run_of_another_command_left_is_cleared(readable: Path, tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NearfieldError as error:
         print(f"nearfield: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        print(f"nearfield: {str(stop) or 'stopped'}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader is gone. Python flushes stdout once more at exit, which must not fail again.

@@ -110,6 +110,7 @@ def held(out: Path) -> Iterator[Path]:
     or `out` is there by now; OSError.
 
     The lock is the kernel's, on the folder itself: it ends with the process, however that ends, and leaves no file.
+    A KeyboardInterrupt says what is left to continue with.
     """
     partial = partial_of(out)
     lock = _lock(out, partial)
@@ -119,6 +120,10 @@ def held(out: Path) -> Iterator[Path]:
                 partial.rmdir()
             check_out(out)
         yield partial
+    except KeyboardInterrupt:
+        if out.exists() or not partial.is_dir() or not any(partial.iterdir()):
+            raise KeyboardInterrupt from None
+        raise KeyboardInterrupt(f"stopped; the same command continues with what is finished in {partial}") from None
     finally:
         os.close(lock)
 
