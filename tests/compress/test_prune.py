@@ -149,7 +149,7 @@ def test_the_report_tells_what_was_done(tmp_path: Path, text: Path) -> None:
     assert told["calibration"]["sha256"].keys() == {"text.txt"} and told["calibration"]["passages"]
     size = sum(t.numel() * t.element_size() for t in load_file(tmp_path / "out" / "model.safetensors").values())
     assert told["bytes"]["after"] == size < told["bytes"]["before"]
-    assert [layer["layer"] for layer in told["width"]] == [0, 1, 2] and told["seconds"] > 0
+    assert [layer["layer"] for layer in told["width"]] == [0, 1, 2] and told["seconds"] >= 0
 
 
 KILLED = """
