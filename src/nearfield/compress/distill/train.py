@@ -25,7 +25,7 @@ EVALUATIONS, PATIENCE = 10, 3
 """Held-out losses in a course, each with a checkpoint; and how many rises in a row end it. A rise by itself is no sign:
 at the highest rates a student that knows something already does worse for a while."""
 
-_WARMUP, _LAST = 0.1, 0.1
+_WARMUP, _LAST = 0.1, 0.02
 _BETAS, _DECAY, _CLIP = (0.9, 0.95), 0.01, 1.0
 
 
@@ -57,7 +57,7 @@ class Course:
     seed: int
 
     def share(self, step: int) -> float:
-        """The share of the peak learning rate at a step: a linear warm-up, then half a cosine to a tenth."""
+        """The share of the peak learning rate at a step: a linear warm-up, then half a cosine to a fiftieth."""
         warmup = max(1, round(_WARMUP * self.steps))
         if step < warmup:
             return (step + 1) / warmup
