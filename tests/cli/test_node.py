@@ -64,6 +64,9 @@ def started(*words: str) -> Iterator[tuple[str, str]]:
                 box += line
             found = re.search(r"http://127\.0\.0\.1:\d+(?=/v1)", box)
             assert found, process.stderr.read()
+            # The box comes before the server, and a signal before its handler ends a process without a word.
+            with httpx.Client(transport=httpx.HTTPTransport(retries=5), timeout=20) as http:
+                http.get(f"{found[0]}/health")
             yield found[0], box
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=20) == 0
