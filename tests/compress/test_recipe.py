@@ -116,7 +116,7 @@ class Steps:
         self.fails = fails
         self.firsts: set[Path] = set()
 
-    def __call__(self, stage: Stage, source: Path, out: Path, first: Path, progress: Progress) -> None:
+    def __call__(self, stage: Stage, source: Path, out: Path, first: Path, device: str, progress: Progress) -> None:
         number = stage.options["number"]
         if number == self.fails:
             raise ModelError("it broke")
@@ -197,12 +197,12 @@ def test_a_second_run_on_the_same_folder_is_refused_and_takes_nothing_away(reada
 def test_ctrl_c_says_what_it_leaves(done: tuple[int, ...], told: str, readable: Path, tmp_path: Path) -> None:
     """The stage that it stops has a folder of its own, which is not the one to name."""
     class Stopped(Steps):
-        def __call__(self, stage: Stage, source: Path, out: Path, first: Path, progress: Progress) -> None:
+        def __call__(self, stage: Stage, source: Path, out: Path, first: Path, device: str, progress: Progress) -> None:
             if stage.options["number"] == 2:
                 with (made_in_steps if done else made_whole)(out) as partial:
                     (partial / "begun").write_text("x")
                     raise_signal(signal.SIGINT)
-            super().__call__(stage, source, out, first, progress)
+            super().__call__(stage, source, out, first, device, progress)
 
     with pytest.raises(KeyboardInterrupt) as stop:
         made(readable, tmp_path / "out", Stopped(), *done, 2)

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nearfield.cli.options import add_device
 from nearfield.core.errors import ConfigError
 
 HELP = "tell what pruning each layer would cost"
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model's folder or hub id, of dense weights")
     parser.add_argument("--calibration", metavar="FILE", type=Path, nargs="+",
                         help="UTF-8 text like what the model is used for, some 40,000 words")
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
 
 
@@ -25,15 +27,17 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from nearfield.compress.analyze import analyze
+    from nearfield.compress.device import open_device
     from nearfield.models.loader import find_model
 
     if not args.calibration:
         raise ConfigError("analysis looks at text: give --calibration FILE, text like what the model is used for")
+    open_device(args.device)
     with tqdm(desc="analysing", unit="layer", disable=None, leave=False) as bar:   # shown on a terminal only
         def show(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
-        result = analyze(find_model(args.model), args.calibration, progress=show)
+        result = analyze(find_model(args.model), args.calibration, device=args.device, progress=show)
     print(table(result))
     print(f"\n{NOTE}")
     if args.json:

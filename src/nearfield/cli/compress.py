@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nearfield.cli.options import new_folder
+from nearfield.cli.options import add_device, new_folder
 from nearfield.cli.quantize import COMPACT
 from nearfield.core.config import format_bytes
 
@@ -23,17 +23,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="UTF-8 text like what the model will be used for, for stages that name none")
     parser.add_argument("--text", metavar="FILE", type=Path, nargs="+",
                         help="UTF-8 text to judge the result by, where the recipe's [evaluate] names none")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from nearfield.compress.compose import compress_folder
+    from nearfield.compress.device import open_device
     from nearfield.compress.recipe import read_recipe
     from nearfield.compress.stages import KINDS
     from nearfield.models.loader import find_model, weight_bytes
 
     recipe = read_recipe(args.recipe, KINDS, args.calibration, args.text)
+    open_device(args.device)
     source, found = find_model(args.model), dict[str, Any]()
     with tqdm(disable=None, leave=False) as bar:     # shown on a terminal only
         shown = 0
@@ -51,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         def finish(folder: Path) -> None:
             if recipe.evaluate is not None:
                 found.update(_evaluated(source, folder, recipe.evaluate, args.out.name))
-        compress_folder(source, args.out, recipe, finish=finish, progress=show)
+        compress_folder(source, args.out, recipe, device=args.device, finish=finish, progress=show)
     if found:
         from nearfield.cli.evaluate import table
         print(table(found))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nearfield.cli.options import new_folder
+from nearfield.cli.options import add_device, new_folder
 from nearfield.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,20 +35,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="the highest, after a tenth of the steps (default: %(default)s)")
     parser.add_argument("--seed", metavar="N", type=int, default=0,
                         help="of the order of the text, and of what the teacher writes (default: 0)")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from nearfield.compress.device import open_device
     from nearfield.compress.distill.folder import distill_folder
     from nearfield.compress.distill.plan import DistillOptions
     from nearfield.compress.report import REPORT, read_report
     from nearfield.models.loader import find_model
 
     options = DistillOptions(args.tokens, args.block_local, args.learning_rate, args.seed)
+    open_device(args.device)
     student, teacher = find_model(args.student), find_model(args.teacher)
     with tqdm(unit="tok", unit_scale=True, disable=None, leave=False) as bar:     # shown on a terminal only
-        distill_folder(student, teacher, args.out, options, _texts(args.text), progress=_shown(bar))
+        distill_folder(student, teacher, args.out, options, _texts(args.text), device=args.device,
+                       progress=_shown(bar))
     print(summary(args.out, read_report(args.out / REPORT)["distill"]["held_out_kl"]))
     return 0
 

@@ -1,11 +1,12 @@
 """Options that several commands share, and the types that read their values."""
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from nearfield.core.config import DTYPES, WEIGHTS, EngineConfig, parse_bytes
-from nearfield.core.errors import ConfigError, NearfieldError
+from nearfield.core.errors import ConfigError, NearfieldError, nearest
 from nearfield.kernels.cpu import ISAS
 
 
@@ -49,6 +50,22 @@ def size(text: str) -> int:
         return parse_bytes(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def one_of(names: Sequence[str]) -> Callable[[str], str]:
+    """A type of argument that is one of `names`; the error of another has the nearest."""
+    def check(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"unknown {text!r}{nearest(text, names)}; it is one of {', '.join(names)}")
+        return text
+    return check
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """--device of the commands that compute on text."""
+    parser.add_argument("--device", metavar="DEVICE", type=one_of(("cpu", "cuda")), default="cpu",
+                        help="where to compute: cpu, or cuda, a GPU. It is the same computation in another rounding, "
+                             "not the same bits: what one has begun the other does not continue (default: %(default)s)")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from nearfield.cli.options import new_folder
+from nearfield.cli.options import add_device, new_folder
 from nearfield.core.config import format_bytes
 
 HELP = "write a model again with layers, channels or heads taken out"
@@ -23,23 +23,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "go, and fits what stays")
     parser.add_argument("--no-compensate", dest="compensate", action="store_false",
                         help="leave the weights that stay as they were, to compare with")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from nearfield.compress.device import open_device
     from nearfield.compress.prune.folder import prune_folder
     from nearfield.compress.prune.options import PruneOptions
     from nearfield.compress.report import REPORT, read_report
     from nearfield.models.loader import find_model
 
     options = PruneOptions(args.ffn, args.layers, args.heads, args.compensate)
+    open_device(args.device)
     source = find_model(args.model)
     with tqdm(desc="pruning", unit="layer", disable=None, leave=False) as bar:   # shown on a terminal only
         def show(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
-        prune_folder(source, args.out, options, args.calibration or (), progress=show)
+        prune_folder(source, args.out, options, args.calibration or (), device=args.device, progress=show)
     told = read_report(args.out / REPORT)["prune"]
     before, after, sizes = told["before"], told["after"], told["bytes"]
     share = sizes["after"] / sizes["before"]

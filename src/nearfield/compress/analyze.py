@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nearfield.compress.device import computing_on, open_device
 from nearfield.compress.folder import Progress
 from nearfield.compress.gram import output_error
 from nearfield.compress.parent import Parent, read_parent
@@ -30,25 +31,35 @@ SHARE = 0.8
 """The channels of an MLP that stay in what is told of its width."""
 
 
-def analyze(source: Path, texts: Sequence[Path], *, progress: Progress = lambda done, total: None) -> dict[str, Any]:
-    """The document that `nearfield analyze --json` prints. `progress`: layers done, and all.
+def analyze(source: Path, texts: Sequence[Path], *, device: str = "cpu",
+            progress: Progress = lambda done, total: None) -> dict[str, Any]:
+    """The document that `nearfield analyze --json` prints. device: "cpu" or "cuda", of the computation. `progress`:
+    layers done, and all.
 
     Raises ModelError for a model that cannot be read or is stored as codes, ConfigError for text that is too short.
     """
+    place = open_device(device)
     parent = read_parent(source)
     text = read_text(texts, load_tokenizer(source), CHUNKS, min(LENGTH, parent.spec.max_positions), LEAST)
+    with computing_on(place):
+        layers = _layers(parent, text.chunks, place, progress)
+    return {"kind": "analysis", "model": source.resolve().name, "tokens": text.chunks.numel(), "layers": layers,
+            "device": device, "text": {"sha256": dict(text.hashes)}, "versions": versions()}
+
+
+def _layers(parent: Parent, chunks: Tensor, device: torch.device, progress: Progress) -> list[dict[str, Any]]:
+    """What is told of each layer."""
     ops, places = select.plain("fp32"), sites(parent.spec)
-    walk, layers = Walk(parent.spec, ops, text.chunks.shape[1]), []
-    states = embedded(parent, text.chunks)
+    walk, layers = Walk(parent.spec, ops, chunks.shape[1]), []
+    states = embedded(parent, chunks).to(device)
     for i, here in enumerate(places):
         progress(i, len(places))
         before, look = states.clone(), _Look(parent, here)
-        walk.layer(read_layer(parent, ops, i), here, states, look)
+        walk.layer(read_layer(parent, ops, i, device), here, states, look)
         similar = functional.cosine_similarity(before, states, dim=-1).double().mean()
         layers.append({"layer": i, "influence": _short(1 - float(similar)), **look.widths, "matrices": look.matrices})
     progress(len(places), len(places))
-    return {"kind": "analysis", "model": source.resolve().name, "tokens": text.chunks.numel(), "layers": layers,
-            "text": {"sha256": dict(text.hashes)}, "versions": versions()}
+    return layers
 
 
 def half_of_row(scores: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearfield.compress.device import computing_on, open_device
 from nearfield.compress.fit import Fit, fit_plan
 from nearfield.compress.folder import (
     Progress,
@@ -24,7 +25,7 @@ from nearfield.compress.folder import (
     write_model,
 )
 from nearfield.compress.journal import Journal
-from nearfield.compress.passes import open_device, run_pass, told
+from nearfield.compress.passes import run_pass, told
 from nearfield.compress.plan import Plan, Target, make_plan, open_plan, packer, stored_name
 from nearfield.compress.quantize.choose import Method, quantise
 from nearfield.compress.report import REPORT, add_section, run_facts
@@ -66,10 +67,10 @@ def quantize_calibrated(source: Path, out: Path, target: Target | Fit, method: M
     plan = make_plan(source, target) if isinstance(target, Target) else open_plan(source, target.profile)
     tokenizer = load_tokenizer(source)
     text = read_text(texts, tokenizer, CHUNKS, min(LENGTH, plan.spec.max_positions), LEAST)
-    facts = run_facts(plan, {**target.recipe, "method": method, "chunks": len(text.chunks),
-                             "chunk": text.chunks.shape[1], "device": device})
+    recipe = {**target.recipe, "method": method, "chunks": len(text.chunks), "chunk": text.chunks.shape[1]}
+    facts = {**run_facts(plan, recipe), "device": device}
     run = {**facts, "threads": torch.get_num_threads(), "text": hashlib.sha256(text.chunks.numpy().data).hexdigest()}
-    with made_in_steps(out) as partial:
+    with computing_on(place), made_in_steps(out) as partial:
         if isinstance(target, Fit):
             measured = Journal(partial / "measured", run)
             plan = fit_plan(plan, target, method, text.chunks, measured, place, shard_bytes, progress)

@@ -8,7 +8,7 @@ differs.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from nearfield.compress.device import open_device, other_device
 from nearfield.compress.folder import check_out, clear, held, other_files, partial_of
 from nearfield.compress.parent import read_parent
 from nearfield.compress.recipe import Recipe, Stage
@@ -27,15 +28,17 @@ Progress = Callable[[int, int, int], None]
 """The number of a stage, from 1, and of its steps those that are done, and all."""
 
 
-def compress_folder(source: Path, out: Path, recipe: Recipe, *, runs: Mapping[str, Run] = RUNS,
-                    finish: Callable[[Path], object] = lambda folder: None,
+def compress_folder(source: Path, out: Path, recipe: Recipe, *, device: str = "cpu",
+                    runs: Mapping[str, Run] = RUNS, finish: Callable[[Path], object] = lambda folder: None,
                     progress: Progress = lambda stage, done, total: None) -> None:
     """Write to the new folder `out` what `recipe` makes of the model in the folder `source`.
 
-    finish: is given the whole folder before it gets its name, to add to it what is measured. Raises ConfigError or
-    ModelError, with the stage in front, as the stages do; what is finished is kept beside `out`.
+    device: "cpu" or "cuda", where stages compute. finish: is given the whole folder before it gets its name, to add to
+    it what is measured. Raises ConfigError or ModelError, with the stage in front, as the stages do; what is finished
+    is kept beside `out`.
     """
     check_out(out)
+    open_device(device)
     model = read_parent(source)
     config = model.config
     for number, stage in enumerate(recipe.stages, 1):
@@ -48,11 +51,12 @@ def compress_folder(source: Path, out: Path, recipe: Recipe, *, runs: Mapping[st
         with held(out):
             folders = _folders(beside, recipe, [parent["sha256"], others])
             clear(beside, {path for folder in folders for path in (folder, partial_of(folder))})    # of other recipes
+            _check_device(recipe, folders, device)
             at = source
             for number, (stage, folder) in enumerate(zip(recipe.stages, folders, strict=True), 1):
                 if not folder.exists():
                     with _named(recipe, number):
-                        runs[stage.kind](stage, at, folder, source, partial(progress, number))
+                        runs[stage.kind](stage, at, folder, source, device, partial(progress, number))
                 at = folder
             add_section(at / REPORT, "compress", {
                 "recipe": {"name": recipe.path.name, "sha256": digest(recipe.path)}, "parent": parent,
@@ -84,6 +88,14 @@ def _folders(beside: Path, recipe: Recipe, model: Any) -> list[Path]:
         mark = _hash([mark, stage.kind, stage.options, [digest(file) for file in stage.texts or ()]])
         folders.append(beside / f"{number}-{stage.kind}-{mark[:16]}")
     return folders
+
+
+def _check_device(recipe: Recipe, folders: Sequence[Path], device: str) -> None:
+    """Raises ConfigError where a finished stage computed on another device."""
+    for stage, folder in zip(recipe.stages, folders, strict=True):
+        begun = read_report(folder / REPORT).get(stage.kind, {}).get("device", device)
+        if begun != device:
+            raise other_device(folder.parent, begun, device)
 
 
 def _told(stage: Stage, folder: Path) -> dict[str, Any]:

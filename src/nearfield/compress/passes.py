@@ -15,7 +15,6 @@ from nearfield.compress.journal import Journal
 from nearfield.compress.parent import Parent
 from nearfield.compress.stream import embedded, read_layer
 from nearfield.compress.walk import Site, Walk, sites
-from nearfield.core.errors import ConfigError
 from nearfield.kernels import select
 
 
@@ -28,14 +27,6 @@ class Work(Protocol):
     def __call__(self, site: Site, dense: Tensor, norm: Tensor | None, gram: Tensor) -> tuple[Tensor, Tensor | None]:
         """As walk.Change."""
         ...
-
-
-def open_device(name: str) -> torch.device:
-    """The device that a pass computes on: "cpu" or "cuda". Raises ConfigError where torch has no such device."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: torch finds no CUDA device here; leave the option out to compute on the CPU, "
-                          "or install a build of torch with CUDA on a machine with such a GPU")
-    return torch.device(name)
 
 
 def run_pass(parent: Parent, ids: Tensor, journal: Journal, work: Callable[[Tensor], Work], device: torch.device,
@@ -59,7 +50,7 @@ def run_pass(parent: Parent, ids: Tensor, journal: Journal, work: Callable[[Tens
             return made
 
         walk.layer(read_layer(parent, ops, i, device), places[i], states, change)
-        journal.add(i, doing.tensors, {"sites": doing.facts, "seconds": time.monotonic() - start}, states.cpu())
+        journal.add(i, doing.tensors, {"sites": doing.facts, "seconds": time.monotonic() - start}, states)
     progress(total, total)
 
 

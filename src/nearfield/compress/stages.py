@@ -13,7 +13,7 @@ from nearfield.compress.plan import PROFILES, Target, check_groups, check_widths
 from nearfield.compress.prune.folder import prune_folder
 from nearfield.compress.prune.options import PruneOptions, sizes
 from nearfield.compress.quantize.choose import METHODS
-from nearfield.compress.quantize.options import DEVICES, FORMATS, QuantizeOptions
+from nearfield.compress.quantize.options import FORMATS, QuantizeOptions
 from nearfield.compress.quantized import quantize_model
 from nearfield.compress.recipe import Kind, Stage, flag, number, one_of, whole
 from nearfield.core.config import parse_bytes
@@ -28,8 +28,9 @@ from nearfield.models.spec import Config, ModelSpec
 class Run(Protocol):
     """Does a stage: writes what it makes of the model in `source` to the new folder `out`."""
 
-    def __call__(self, stage: Stage, source: Path, out: Path, first: Path, progress: Progress) -> None:
-        """first: the folder that the first stage began with. A run that was killed is continued, to the same bits."""
+    def __call__(self, stage: Stage, source: Path, out: Path, first: Path, device: str, progress: Progress) -> None:
+        """first: the folder that the first stage began with. device: "cpu" or "cuda", where the stage computes. A run
+        that was killed is continued, to the same bits."""
         ...
 
 
@@ -52,17 +53,18 @@ KINDS: Mapping[str, Kind] = {
     "distill": Kind({"tokens": whole(1), "block-local": flag, "learning-rate": number, "seed": whole(0)}, "text",
                     generated=True),
     "quantize": Kind({"format": one_of(*FORMATS), "group": _group, "fit": _size, "method": one_of(*METHODS),
-                      "profile": one_of(*PROFILES), "device": one_of(*DEVICES)}, "calibration",
+                      "profile": one_of(*PROFILES)}, "calibration",
                      needs_text=lambda options: options.get("method") != "rtn"),
 }
 
 
-def _prune(stage: Stage, source: Path, out: Path, first: Path, progress: Progress) -> None:
-    prune_folder(source, out, PruneOptions(**stage.options), stage.texts or (), progress=progress)
+def _prune(stage: Stage, source: Path, out: Path, first: Path, device: str, progress: Progress) -> None:
+    prune_folder(source, out, PruneOptions(**stage.options), stage.texts or (), device=device,
+                 progress=progress)
 
 
-def _distill(stage: Stage, source: Path, out: Path, first: Path, progress: Progress) -> None:
-    distill_folder(source, first, out, _distill_options(stage), stage.texts,
+def _distill(stage: Stage, source: Path, out: Path, first: Path, device: str, progress: Progress) -> None:
+    distill_folder(source, first, out, _distill_options(stage), stage.texts, device=device,
                    progress=lambda standing: progress(standing.done, standing.total))
 
 
@@ -70,8 +72,9 @@ def _distill_options(stage: Stage) -> DistillOptions:
     return DistillOptions(**{key.replace("-", "_"): value for key, value in stage.options.items()})
 
 
-def _quantize(stage: Stage, source: Path, out: Path, first: Path, progress: Progress) -> None:
-    quantize_model(source, out, QuantizeOptions(**stage.options), stage.texts, progress=progress)
+def _quantize(stage: Stage, source: Path, out: Path, first: Path, device: str, progress: Progress) -> None:
+    place = "cpu" if stage.texts is None else device        # rounding alone has no other
+    quantize_model(source, out, QuantizeOptions(**stage.options, device=place), stage.texts, progress=progress)
 
 
 RUNS: Mapping[str, Run] = {"prune": _prune, "distill": _distill, "quantize": _quantize}
@@ -105,7 +108,7 @@ def _check_quantize(place: str, spec: ModelSpec, target: Target | Fit) -> None:
 
 
 _KEYS = "|".join(sorted({key for kind in KINDS.values() for key in (kind.text, *kind.readers)}, key=len, reverse=True))
-_WORDS = "|".join((*FORMATS, *METHODS, *PROFILES, *DEVICES))
+_WORDS = "|".join((*FORMATS, *METHODS, *PROFILES))
 _OPTION = re.compile(rf"--({_KEYS})\b(?: (?:(-?(?:[0-9]+(?:\.[0-9]+)?|inf|nan))|({_WORDS})|(FILE))\b)?")
 
 

@@ -32,9 +32,9 @@ def read_layer(parent: Parent, ops: OpTable, index: int, device: torch.device = 
     return build_layer(parent.spec, _weights(parent, ops, device), ops, index)
 
 
-def read_head(parent: Parent, ops: OpTable) -> tuple[Norm, Linear]:
-    """What makes logits of the last layer's states, in fp32."""
-    spec, weights = parent.spec, _weights(parent, ops)
+def read_head(parent: Parent, ops: OpTable, device: torch.device = CPU) -> tuple[Norm, Linear]:
+    """What makes logits of the last layer's states, in fp32, on a device."""
+    spec, weights = parent.spec, _weights(parent, ops, device)
     name = EMBED if spec.tie_embeddings else HEAD
     head = weights.matrix({name: spec.vocab_size}, spec.hidden_size, table=True)
     return Norm(weights.vector("model.norm.weight", spec.hidden_size), spec.norm_eps), Linear(ops, head)

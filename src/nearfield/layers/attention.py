@@ -24,10 +24,10 @@ class StepInputs:
 
 
 def dense_inputs(tokens: Tensor) -> StepInputs:
-    """Rows [B, T] of tokens that start at position 0 and use no cache, as training does."""
+    """Rows [B, T] of tokens that start at position 0 and use no cache, as training does; on their device."""
     count, length = tokens.shape
     rows = tuple(AttnRow(i * length, length, 0, ()) for i in range(count))
-    return StepInputs(tokens.flatten(), torch.arange(length).repeat(count), AttnPlan(rows), None)
+    return StepInputs(tokens.flatten(), torch.arange(length, device=tokens.device).repeat(count), AttnPlan(rows), None)
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,10 @@ def build_decoder(spec: ModelSpec, weights: ModelWeights, ops: OpTable, position
         progress(i + 1, spec.num_layers)
     head = table if spec.tie_embeddings else weights.matrix({"lm_head.weight": spec.vocab_size}, spec.hidden_size,
                                                             table=True)
+    norm = builder.norm("model.norm", spec.hidden_size)
     bound = ops.bind_layers([layer_weights(layer) for layer in layers]) if ops.bind_layers is not None else None
-    return Decoder(spec, ops, Embedding(ops, table), layers, bound, builder.norm("model.norm", spec.hidden_size),
-                   Linear(ops, head), Rotary(spec.rope, spec.head_dim, positions))
+    return Decoder(spec, ops, Embedding(ops, table), layers, bound, norm, Linear(ops, head),
+                   Rotary(spec.rope, spec.head_dim, positions, norm.weight.device))
 
 
 def build_layer(spec: ModelSpec, weights: ModelWeights, ops: OpTable, index: int) -> DecoderLayer:

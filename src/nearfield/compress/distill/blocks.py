@@ -35,9 +35,9 @@ class Blocks:
     def learn(self, course: Course, kept: Kept, watch: Callable[[int], Watch]) -> list[dict[str, Any]]:
         """Every layer by `course`; what came of each. `watch` makes the one for a layer."""
         told = []
-        given = Chunks(kept, "states-0", self.said.count)
+        given = Chunks(kept, "states-0", self.said.count, self.student.device)
         for i, span in enumerate(self.spans):
-            wanted = Chunks(kept, f"states-{i + 1}", self.said.count)
+            wanted = Chunks(kept, f"states-{i + 1}", self.said.count, self.student.device)
             lesson = replace(course, name=f"layer-{i}", seed=course.seed + i)
             if lesson.name not in kept:
                 if i == 0:

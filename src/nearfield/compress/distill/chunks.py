@@ -13,10 +13,10 @@ PART = 32
 
 
 class Chunks:
-    """Tensors of `count` chunks under `name`, in files of PART chunks each."""
+    """Tensors of `count` chunks under `name`, in files of PART chunks each; what is read of them goes to `device`."""
 
-    def __init__(self, kept: Kept, name: str, count: int) -> None:
-        self.count = count
+    def __init__(self, kept: Kept, name: str, count: int, device: torch.device) -> None:
+        self.count, self._device = count, device
         self._kept, self._name = kept, name
         self._open: dict[int, safe_open] = {}
 
@@ -38,8 +38,9 @@ class Chunks:
 
     def rows(self, key: str, chunks: Sequence[int]) -> Tensor:
         """The tensors called `key` of these chunks, [len(chunks), ...]."""
-        return torch.stack([self._part(chunk // PART).get_slice(key)[chunk % PART]  # type: ignore[no-untyped-call]
-                            for chunk in chunks])
+        found = torch.stack([self._part(chunk // PART).get_slice(key)[chunk % PART]  # type: ignore[no-untyped-call]
+                             for chunk in chunks])
+        return found.to(self._device)
 
     def drop(self) -> None:
         """Keep none of them longer."""

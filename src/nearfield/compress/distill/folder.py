@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nearfield.compress.dense_folder import write_dense
+from nearfield.compress.device import computing_on, open_device
 from nearfield.compress.distill.lesson import Lesson, Progress
 from nearfield.compress.distill.network import Network
 from nearfield.compress.distill.pair import Pair
@@ -23,21 +24,22 @@ from nearfield.compress.report import REPORT, add_section
 
 
 def distill_folder(student: Path, teacher: Path, out: Path, options: DistillOptions, texts: Sequence[Path] | None, *,
-                   progress: Progress = lambda standing: None) -> None:
+                   device: str = "cpu", progress: Progress = lambda standing: None) -> None:
     """Write to the new folder `out` the model in the folder `student`, taught by the one in the folder `teacher`.
 
-    texts: files of UTF-8 text, or None for text that the teacher writes itself. What is trained, in fp32, and what
-    AdamW remembers are in memory: 16 bytes a weight.
+    texts: files of UTF-8 text, or None for text that the teacher writes itself. device: "cpu" or "cuda", of the
+    computation. What is trained, in fp32, and what AdamW remembers are in its memory: 16 bytes a weight.
     Raises ModelError for models that do not go together or learn nothing, ConfigError for text that is too short,
     or where `out` cannot be written; what is finished is kept beside it.
     """
     check_out(out)
+    place = open_device(device)
     plan = DistillPlan.make(Pair.read(student, teacher), options, texts)
-    facts = plan.facts()
-    with made_in_steps(out) as partial:
+    facts = {**plan.facts(), "device": device}
+    with computing_on(place), made_in_steps(out) as partial:
         kept = Kept(partial / "lesson", {**facts, "text": plan.digest(), "threads": torch.get_num_threads()})
         check_space(partial, plan.nbytes() - kept.nbytes())
-        pupil = Network.load(plan.pair.student, torch.float32)
+        pupil = Network.load(plan.pair.student, torch.float32, place)
         told = Lesson(plan, kept, progress).teach(pupil)
         folder = empty_model(partial)
         _write(plan.pair.student, folder, pupil.weights)
@@ -48,4 +50,4 @@ def _write(parent: Parent, folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Each weight as the student had it stored."""
     entries = {new: parent.checkpoint.entry(name) for name, new in parent.names.items()}
     write_dense(parent.checkpoint.folder, folder, parent.config.data, entries,
-                lambda name: weights[name].detach().to(entries[name].dtype))
+                lambda name: weights[name].detach().to("cpu", entries[name].dtype))

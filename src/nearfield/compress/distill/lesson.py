@@ -49,7 +49,7 @@ class Lesson:
     def teach(self, student: Network) -> dict[str, Any]:
         """Leave what was learned in the student's weights; returns what to tell of it. Raises ModelError, OSError."""
         plan, options = self.plan, self.plan.options
-        teacher = Network.load(plan.pair.teacher, DTYPE)
+        teacher = Network.load(plan.pair.teacher, DTYPE, student.device)
         said = self._listen(teacher)
         head = teacher.weights[EMBED if teacher.spec.tie_embeddings else HEAD]
         task = WholeTask(student, head, said, plan.held)
@@ -71,14 +71,14 @@ class Lesson:
     @torch.inference_mode()
     def _listen(self, teacher: Network) -> Chunks:
         """What the teacher says of every chunk: `ids` [L], and its final hidden states `hidden` [L, D]."""
-        plan, made = self.plan, Chunks(self.kept, "said", self.plan.count)
+        plan, made = self.plan, Chunks(self.kept, "said", self.plan.count, teacher.device)
         model = teacher.decoder(plan.length)
         for part, chunks in made.parts():
             self.progress(Standing("teacher", chunks.start * plan.length, plan.count * plan.length))
             if part in made:
                 continue
             start = time.monotonic()
-            ids = self._text(teacher, chunks)
+            ids = self._text(teacher, chunks).to(teacher.device)
             hidden = [model.hidden(dense_inputs(rows)).view(*rows.shape, -1) for rows in torch.split(ids, BATCH)]
             made.put(part, {"ids": ids, "hidden": torch.cat(hidden)}, time.monotonic() - start)
         return made

@@ -81,8 +81,8 @@ class LayerTask:
 def through(network: Network, layers: range, states: Tensor) -> Tensor:
     """Hidden states [B, L, D] of texts after these layers of a network."""
     count, length, _ = states.shape
-    step = dense_inputs(torch.zeros(count, length, dtype=torch.int64))
-    rotation = Rotary(network.spec.rope, network.spec.head_dim, length).at(step.positions)
+    step = dense_inputs(torch.zeros(count, length, dtype=torch.int64, device=states.device))
+    rotation = Rotary(network.spec.rope, network.spec.head_dim, length, states.device).at(step.positions)
     x = states.flatten(0, 1)
     for index in layers:
         x = network.layer(index)(x, step, rotation)

@@ -37,22 +37,23 @@ Dropped = frozenset[int]
 
 @dataclass(frozen=True)
 class Passes:
-    """A dense model in fp32, for passes over chunks of ids [B, T] in which a layer is in memory at a time.
+    """A dense model in fp32 on a device, for passes over chunks of ids [B, T] in which a layer is there at a time.
 
     layer_done: called after each layer of a pass.
     """
 
     parent: Parent
     chunks: Tensor
+    device: torch.device
     layer_done: Callable[[], object] = lambda: None
     ops: OpTable = field(default_factory=lambda: select.plain("fp32"))
 
     @torch.inference_mode()
     def influences(self) -> list[float]:
         """1 - cos(h_in, h_out) of each layer, the mean over all tokens."""
-        states, found = embedded(self.parent, self.chunks), []
+        states, found = embedded(self.parent, self.chunks).to(self.device), []
         for i in range(self.parent.spec.num_layers):
-            after = self._through(read_layer(self.parent, self.ops, i), states, self.chunks)
+            after = self._through(read_layer(self.parent, self.ops, i, self.device), states, self.chunks)
             if not bool(after.isfinite().all()):
                 raise ModelError(f"{self.parent.checkpoint.folder}: layer {i} makes numbers of the calibration text "
                                  "that are not finite; the checkpoint is damaged, or the layer overflows")
@@ -66,13 +67,13 @@ class Passes:
         """The mean KL in nats of the whole model from itself without the layers of each branch."""
         chunks = self.chunks[::max(1, len(self.chunks) // _MEASURED)][:_MEASURED]
         whole, *others = self._finals(chunks, [frozenset(), *branches])
-        norm, head = read_head(self.parent, self.ops)
+        norm, head = read_head(self.parent, self.ops, self.device)
 
         def said(states: Tensor) -> Tensor:
             logits: Tensor = head(self.ops.rms_norm(states, norm)).double()
             return logits.log_softmax(-1)
 
-        found = torch.zeros(len(others), dtype=torch.float64)
+        found = torch.zeros(len(others), dtype=torch.float64, device=self.device)
         for at in range(0, len(whole), _ROWS):
             base = said(whole[at:at + _ROWS])
             for i, states in enumerate(others):
@@ -82,9 +83,9 @@ class Passes:
     def _finals(self, chunks: Tensor, branches: Sequence[Dropped]) -> list[Tensor]:
         """The last states [B T / 2, D] of the chunks' second halves in each branch. What begins alike is computed
         once: states are kept by the layers that were left out so far."""
-        states: dict[Dropped, Tensor] = {frozenset(): embedded(self.parent, chunks)}
+        states: dict[Dropped, Tensor] = {frozenset(): embedded(self.parent, chunks).to(self.device)}
         for i in range(self.parent.spec.num_layers):
-            layer, grown = read_layer(self.parent, self.ops, i), {}
+            layer, grown = read_layer(self.parent, self.ops, i, self.device), {}
             for past, held in states.items():
                 here = [branch for branch in branches if past == {j for j in branch if j < i}]
                 if any(i in branch for branch in here):
@@ -99,10 +100,10 @@ class Passes:
     def _through(self, layer: DecoderLayer, states: Tensor, chunks: Tensor) -> Tensor:
         """The states [B T, D] after a layer."""
         length, spec = chunks.shape[1], self.parent.spec
-        rotary, made = Rotary(spec.rope, spec.head_dim, length), torch.empty_like(states)
+        rotary, made = Rotary(spec.rope, spec.head_dim, length, self.device), torch.empty_like(states)
         step = max(1, _TOKENS // length)
         for first in range(0, len(chunks), step):
-            inputs = dense_inputs(chunks[first:first + step])
+            inputs = dense_inputs(chunks[first:first + step].to(self.device))
             rows = slice(first * length, (first + step) * length)
             made[rows] = layer(states[rows], inputs, rotary.at(inputs.positions))
         return made

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nearfield.compress.dense_folder import write_dense
+from nearfield.compress.device import computing_on, open_device
 from nearfield.compress.folder import Progress, check_out, empty_model, made_in_steps
 from nearfield.compress.journal import Journal
 from nearfield.compress.parent import Parent, read_parent
@@ -38,29 +39,33 @@ CHUNKS, LENGTH, LEAST = 64, 512, 8
 
 
 def prune_folder(source: Path, out: Path, options: PruneOptions, texts: Sequence[Path], *,
-                 shard_bytes: int = SHARD_BYTES, progress: Progress = lambda done, total: None) -> None:
+                 device: str = "cpu", shard_bytes: int = SHARD_BYTES,
+                 progress: Progress = lambda done, total: None) -> None:
     """Write the model in the folder `source`, pruned by what the files `texts` show of it, to the new folder `out`.
 
-    `progress`: layers passed through, and all. Raises ModelError for a model that cannot be pruned, ConfigError for
-    options that leave nothing, texts that are too short, or where `out` cannot be written; what was finished is kept.
+    device: "cpu" or "cuda", of the computation. `progress`: layers passed through, and all. Raises ModelError for a
+    model that cannot be pruned, ConfigError for options that leave nothing, texts that are too short, or where `out`
+    cannot be written; what was finished is kept.
     """
     if not texts:
         raise ConfigError("pruning looks at text: give --calibration FILE, text like what the model will be used for")
     check_out(out)
+    place = open_device(device)
     parent = read_parent(source)
     wanted = sizes(parent.spec, options)
     # Refused before anything is computed: which layers go does not matter to it.
     smaller_config(parent.config, range(wanted.layers), wanted.inner, wanted.kv_heads)
     tokenizer = load_tokenizer(source)
     text = read_text(texts, tokenizer, CHUNKS, min(LENGTH, parent.spec.max_positions), LEAST)
-    facts = {"recipe": asdict(options), "parent": parent_facts(parent.checkpoint), "versions": versions()}
+    facts = {"recipe": asdict(options), "parent": parent_facts(parent.checkpoint), "versions": versions(),
+             "device": device}
     run = {**facts, "threads": torch.get_num_threads(), "text": hashlib.sha256(text.chunks.numpy().data).hexdigest()}
     counted = _Counted(parent, wanted, progress)
-    with made_in_steps(out) as partial:
-        layers, depth = _choose_layers(parent, wanted, text.chunks, partial / "depth", run, counted)
+    with computing_on(place), made_in_steps(out) as partial:
+        layers, depth = _choose_layers(parent, wanted, text.chunks, place, partial / "depth", run, counted)
         journal = Journal(partial / "width", {**run, "layers": layers})
         if counted.walks:
-            _cut_layers(parent, wanted, layers, options.compensate, text.chunks, journal, counted)
+            _cut_layers(parent, wanted, layers, options.compensate, text.chunks, place, journal, counted)
         spent = [journal.facts(i) for i in range(journal.done)]
         config = smaller_config(parent.config, layers, wanted.inner, wanted.kv_heads)
         made, whole = PrunedTensors(parent, config, layers, journal), empty_model(partial)
@@ -100,8 +105,8 @@ class _Counted:
         self._progress(next(self._steps), self._total)
 
 
-def _choose_layers(parent: Parent, wanted: Sizes, chunks: Tensor, folder: Path, run: dict[str, Any],
-                   counted: _Counted) -> tuple[list[int], dict[str, Any]]:
+def _choose_layers(parent: Parent, wanted: Sizes, chunks: Tensor, device: torch.device, folder: Path,
+                   run: dict[str, Any], counted: _Counted) -> tuple[list[int], dict[str, Any]]:
     """The layers that stay, and why the others go. The journal has the ranks first, then each choice."""
     count = parent.spec.num_layers - wanted.layers
     if not count:
@@ -113,12 +118,12 @@ def _choose_layers(parent: Parent, wanted: Sizes, chunks: Tensor, folder: Path, 
 
     if not journal.done:
         start = time.monotonic()
-        note({"influences": Passes(parent, chunks, counted.at_pass(0)).influences()}, start)
+        note({"influences": Passes(parent, chunks, device, counted.at_pass(0)).influences()}, start)
     influences = journal.facts(0)["influences"]
     choices = [_choice(journal.facts(i)) for i in range(1, journal.done)]
     while len(gone := frozenset(i for choice in choices for i in choice.layers)) < count:
         start, measured = time.monotonic(), sum(bool(choice.kl) for choice in choices)
-        passes = Passes(parent, chunks, counted.at_pass(1 + measured))
+        passes = Passes(parent, chunks, device, counted.at_pass(1 + measured))
         choices.append(next_choice(passes, influences, gone, count))
         note({"layers": choices[-1].layers, "kl": choices[-1].kl}, start)
     seconds = sum(journal.facts(i)["seconds"] for i in range(journal.done))
@@ -131,16 +136,16 @@ def _choice(fact: dict[str, Any]) -> Choice:
 
 
 def _cut_layers(parent: Parent, wanted: Sizes, layers: Sequence[int], compensate: bool, chunks: Tensor,
-                journal: Journal, counted: _Counted) -> None:
+                device: torch.device, journal: Journal, counted: _Counted) -> None:
     """Walk through the layers that stay, each narrower on the way; the journal has what is made of each."""
     ops = select.plain("fp32")
     walk, places = Walk(parent.spec, ops, chunks.shape[1]), sites(parent.spec)
-    states = journal.states() if journal.done else embedded(parent, chunks)
+    states = (journal.states() if journal.done else embedded(parent, chunks)).to(device)
     for i in range(journal.done, len(layers)):
         counted.at_walk(i)
         start = time.monotonic()
         cut = LayerCut(parent, wanted, places[layers[i]], compensate)
-        walk.layer(read_layer(parent, ops, layers[i]), places[layers[i]], states, cut)
+        walk.layer(read_layer(parent, ops, layers[i], device), places[layers[i]], states, cut)
         journal.add(i, cut.tensors, {"cuts": cut.facts, "seconds": time.monotonic() - start}, states)
         counted.layer_done()
 

@@ -47,7 +47,7 @@ def cut(dense: Tensor, gram: Tensor, unit: int, keep: int, *, compensate: bool =
         kept = parts.argsort(descending=True, stable=True)[:keep].sort().values
         made = dense.double()[:, columns_of(kept, unit)]
     columns = columns_of(kept, unit)
-    wide, gone = torch.zeros_like(dense), torch.ones(dense.shape[1], dtype=torch.bool)
+    wide, gone = torch.zeros_like(dense), torch.ones(dense.shape[1], dtype=torch.bool, device=dense.device)
     wide[:, columns], gone[columns] = made.float(), False
     whole = float(row_errors(dense, gram).sum()) or 1.0
     bare = float(row_errors(dense[:, gone], gram[gone][:, gone]).sum()) / whole
@@ -56,7 +56,7 @@ def cut(dense: Tensor, gram: Tensor, unit: int, keep: int, *, compensate: bool =
 
 def columns_of(units: Tensor, unit: int) -> Tensor:
     """The places of units that are `unit` wide."""
-    return (units[:, None] * unit + torch.arange(unit)).flatten()
+    return (units[:, None] * unit + torch.arange(unit, device=units.device)).flatten()
 
 
 def _inverse(gram: Tensor) -> Tensor:
@@ -72,12 +72,12 @@ def _inverse(gram: Tensor) -> Tensor:
 
 def _eliminated(dense: Tensor, inverse: Tensor, unit: int, keep: int) -> tuple[Tensor, Tensor]:
     """The units that stay, and their columns when the others have gone."""
-    alive = torch.arange(dense.shape[1] // unit)
+    alive = torch.arange(dense.shape[1] // unit, device=dense.device)
     step = max(1, (len(alive) - keep) // _ROUNDS)
     while len(alive) > keep:
         order = _costs(dense, inverse, unit).argsort(stable=True)
         gone = order[:min(step, len(alive) - keep)]
-        stays = torch.ones(len(alive), dtype=torch.bool)
+        stays = torch.ones_like(alive, dtype=torch.bool)
         stays[gone] = False
         out, rest = columns_of(gone, unit), columns_of(stays.nonzero().flatten(), unit)
         shift = torch.linalg.solve(inverse[out][:, out], inverse[out][:, rest])

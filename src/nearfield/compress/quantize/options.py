@@ -9,7 +9,6 @@ from nearfield.core.errors import ConfigError
 from nearfield.formats.int4 import Int4
 
 FORMATS = ("w8", "w4")
-DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
