@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nearfield.compress.kept import Kept
+from nearfield.core.errors import ConfigError
 
 
 def test_what_is_put_comes_back(tmp_path: Path) -> None:
@@ -30,6 +31,17 @@ def test_another_runs_files_are_thrown_away(run: str | None, tmp_path: Path) -> 
     else:
         (tmp_path / "run" / "run.json").write_text(run)
     assert "x" not in Kept(tmp_path / "run", {"a": 2})
+
+
+def test_what_another_device_has_begun_is_left_to_it(tmp_path: Path) -> None:
+    folder, run = tmp_path / "run", {"a": (1, 2), "device": "cpu"}
+    Kept(folder, run)
+    Kept(folder, {**run, "device": "cuda"})                     # nothing was finished
+    Kept(folder, run).put("x", {})
+    with pytest.raises(ConfigError, match="has what this run finished with --device cpu; on cuda other bits would"):
+        Kept(folder, {**run, "device": "cuda"})
+    assert "x" in Kept(folder, run)
+    assert "x" not in Kept(folder, {"a": (1, 3), "device": "cuda"})     # another run
 
 
 def test_a_file_that_was_not_finished_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
