@@ -83,10 +83,10 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     name, given = func._schema.name, _tensors((args, kwargs))
     away = any(isinstance(each, _Held) for each in given)
     if away and name not in ("aten::copy_", "aten::_to_copy"):
-        # Indices may be on the CPU, and so may single numbers.
+        # Indices may be on the CPU, and so may single numbers that are not changed.
         bound = [args[0], *args[2:]] if name.startswith(("aten::index", "aten::_index_put")) else (args, kwargs)
         for each in _tensors(bound):
-            if not isinstance(each, _Held) and each.dim():
+            if not isinstance(each, _Held) and (each.dim() or name.endswith("_") and each is args[0]):
                 raise RuntimeError(f"{func}: tensors of two devices")
     if kwargs.get("device") is not None:
         away = torch.device(kwargs["device"]).type == NAME
