@@ -33,7 +33,7 @@ def chats(file: Path, seed: str) -> Path:
 @pytest.fixture(autouse=True)
 def _without_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Speed and memory take eight processes, and are another test's."""
-    one = Footprint(1, 0.1, 1.0, 1.0)
+    one = Footprint(1, 0.1, 1.0, 1.0, (0.9, 1.1), (0.9, 1.1))
     monkeypatch.setattr("nearfield.bench.fidelity.side_by_side", lambda base, candidate: (one, one))
 
 

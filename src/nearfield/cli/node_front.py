@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal. Raises NearfieldError before anything is served."""
-    from nearfield.cli.serve import box, keys_of, url_of
+    from nearfield.cli.serve import keys_of, show, url_of
     from nearfield.server.run import bind, serve_front
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -39,11 +39,9 @@ def run(args: argparse.Namespace) -> int:
             await engine.aclose()
             await node.aclose()
 
-        sock.listen()
-        print(box([f"model     {args.model}, served by {args.engine}", f"URL       {url_of(sock)}/v1",
-                   describe_keys(keys, node), *describe_node(node),
-                   "receipts  none: only Nearfield's own engine gives them"]), flush=True)
-        return serve_front(node.front(engine), sock, close)
+        lines = [f"model     {args.model}, served by {args.engine}", f"URL       {url_of(sock)}/v1",
+                 *describe_keys(sock.getsockname()[0], keys, node), *describe_node(node)]
+        return serve_front(node.front(engine), sock, close, ready=lambda: show(lines))
 
 
 def _url(text: str) -> str:
