@@ -79,6 +79,7 @@ def test_a_life(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--port", "0", "--kv-memory", "64MiB", "--max-context", "256", "--dtype", "fp32"]
     with started("serve", "--node", *words) as (url, box):
         assert load(home).account_id in box and "no TEE" in box and "free of charge" in box
+        assert "signed    the hashes of each request and its answer" in box and "nearfield verify" in box
         with httpx.Client(base_url=url, timeout=30) as http:
             got = NearClient(http, "pocket", "ed25519", encrypt=True).chat(HI, stream=True, max_tokens=5)
             assert got.text and got.usage["completion_tokens"] == 5

@@ -236,8 +236,8 @@ QUANTIZE = "[[stage]]\nkind = 'quantize'\nmethod = 'rtn'\n"
     (f"{PRUNE}ffn = 0.5\n{DISTILL}learning-rate = nan", "stage 2 (distill): a learning rate of nan teaches nothing; "
                                                         "give one between 0 and 1 with learning-rate"),
     (f"{PRUNE}ffn = 0.6\n{DISTILL}{QUANTIZE}format = 'w4'",
-     "stage 3 (quantize): parent, as stage 1 (prune) will leave it: model.layers.0.mlp.down_proj.weight is 128 x 160, which cannot "
-     'be cut into groups of 64 columns; give group = 32, or format = "w8"'),
+     "stage 3 (quantize): parent, as stage 1 (prune) will leave it: model.layers.0.mlp.down_proj.weight is 128 x 160, "
+     'which cannot be cut into groups of 64 columns; give group = 32, or format = "w8"'),
     (f"{PRUNE}heads = -1\n{PRUNE}ffn = 0.5\n{QUANTIZE}format = 'w4'\ngroup = 128",
      "stage 3 (quantize): parent, as stage 2 (prune) will leave it: model.layers.0.self_attn.o_proj.weight is "),
     (f"{PRUNE}ffn = 0.5\n{QUANTIZE.replace('rtn', 'gptq')}fit = 9000",

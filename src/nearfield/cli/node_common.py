@@ -78,7 +78,7 @@ def describe_node(node: "OpenNode", receipts: str | None = None) -> list[str]:
     identity, config = node.identity, node.config
     tee = "no TEE: no hardware vouches for what computes here" if config.tee == "none" else "TDX, by dstack"
     checked = "none: only Nearfield's own engine, with the C++ kernels, gives them" if receipts is None else \
-        f"{receipts}, for who asks with X-Receipt-Nonce: whoever has the model can check how (nearfield verify)"
+        f"{receipts}, for who asks with X-Receipt-Nonce; nearfield verify computes the answer again"
     paid = {"free": "free of charge", "prepaid": "from balances of API keys", "channel": "by channel vouchers",
             "both": "from balances of API keys, or by channel vouchers"}
     return [
