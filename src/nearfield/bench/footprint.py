@@ -4,10 +4,13 @@ A process that has held another model would tell that one's memory. The machine'
 that the two take turns (A B A B), and of all that was timed the median is told, with the slowest and the fastest.
 """
 
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from statistics import median
 
@@ -67,7 +70,27 @@ def summary(turns: Sequence[Turn]) -> Footprint:
 
 def _apart(folder: Path, prompt: int, output: int) -> Turn:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_measure, folder, prompt, output).result()
+        try:
+            with _interrupts_ignored():     # the process has that from us: Ctrl-C is ours to tell, and ends it
+                found = pool.submit(_measure, folder, prompt, output)
+            return found.result()
+        except KeyboardInterrupt:
+            for process in active_children():
+                process.terminate()
+            raise
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Where signals are minded, in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _measure(folder: Path, prompt: int, output: int) -> Turn:
