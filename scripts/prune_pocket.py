@@ -30,7 +30,7 @@ from pocket.template import ChatFormat
 from quality import context
 
 TOKENS = 16384
-CANDIDATES = (PruneOptions(ffn=0.8), PruneOptions(ffn=0.8, compensate=False), PruneOptions(layers=-1),
+CANDIDATES = (PruneOptions(ffn=0.79), PruneOptions(ffn=0.79, compensate=False), PruneOptions(layers=-1),
               PruneOptions(heads=-1), PruneOptions(heads=-1, compensate=False))
 
 

@@ -33,7 +33,7 @@ def chats(file: Path, seed: str) -> Path:
 @pytest.fixture(autouse=True)
 def _without_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Speed and memory take eight processes, and are another test's."""
-    one = Footprint(1, 0.1, 1.0, 1.0)
+    one = Footprint(1, 0.1, 1.0, 1.0, (0.9, 1.1), (0.9, 1.1))
     monkeypatch.setattr("nearfield.bench.fidelity.side_by_side", lambda base, candidate: (one, one))
 
 
@@ -76,6 +76,22 @@ def test_text_that_was_calibrated_on_does_not_count_and_the_stages_stay(
     before = (made / "model.safetensors").stat().st_mtime_ns
     assert main([*command, str(chats(tmp_path / "text.txt", "held out"))]) == 0
     assert (out / "model.safetensors").stat().st_mtime_ns == before and not (tmp_path / "small.partial").exists()
+
+
+def test_texts_that_are_too_short_for_a_later_stage_are_told_before_the_first(
+        pocket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long, short, path = chats(tmp_path / "long.txt", "seen"), tmp_path / "short.txt", tmp_path / "recipe.toml"
+    short.write_text("Too short.")
+    stages = ("[[stage]]\nkind = 'quantize'\nformat = 'w4'\n", "[[stage]]\nkind = 'prune'\nlayers = -1\n"
+              "[[stage]]\nkind = 'distill'\ntext = 'short.txt'\n", RECIPE)
+    for number, (stage, text) in enumerate(zip(stages, (short, long, short), strict=True)):
+        path.write_text(stage)
+        words = ["--text", str(text)] if "evaluate" in stage else ["--calibration", str(text)]
+        assert main(["compress", str(pocket), str(tmp_path / "out"), "--recipe", str(path), *words]) == 2
+        error = capsys.readouterr().err
+        assert ("stage 1 (quantize)", "stage 2 (distill)", "")[number] in error and "short.txt: " in error
+        assert "are needed at least" in error and error.count("\n") == 1
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["long.txt", "recipe.toml", "short.txt"]
 
 
 def test_mistakes_are_one_line(recipe: Path, pocket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,8 @@
 """The command line as a user meets it: help, mistakes, errors, interrupts."""
 
 import argparse
+import os
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -130,6 +132,38 @@ def test_help_imports_nothing_heavy() -> None:
             "print(sorted({'torch', 'numpy', 'starlette', 'transformers'} & sys.modules.keys()))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["info"]])
+def test_a_full_disk_under_the_output_is_told_in_a_line(words: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*NEARFIELD, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == ("nearfield: error: the output: cannot be written (No space left on device); make room, or "
+                           "give another place\n")
+
+
+def test_streams_that_are_closed_are_empty_ones() -> None:
+    words = shlex.join(NEARFIELD)
+    done = subprocess.run(["sh", "-c", f"{words} chat <&- && {words} --help >&-"], capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_letters_that_a_terminal_does_not_have_are_question_marks(capsys: pytest.CaptureFixture[str]) -> None:
+    code = f"{NEARFIELD[2].removesuffix('sys.exit(main())')}main(['--help']); print('caf\u00e9')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.stdout.endswith("caf?\n")
+
+
+@pytest.mark.parametrize("columns", [40, 60, 200])
+def test_help_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+                                columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert cli.main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
 
 
 def test_reader_that_leaves_is_no_traceback() -> None:

@@ -62,11 +62,8 @@ def started(*words: str) -> Iterator[tuple[str, str]]:
             box = ""
             while "╯" not in box and (line := process.stdout.readline()):
                 box += line
-            found = re.search(r"http://127\.0\.0\.1:\d+(?=/v1)", box)
+            found = re.search(r"http://(?:127\.0\.0\.1|0\.0\.0\.0):\d+(?=/v1)", box)
             assert found, process.stderr.read()
-            # The box comes before the server, and a signal before its handler ends a process without a word.
-            with httpx.Client(transport=httpx.HTTPTransport(retries=5), timeout=20) as http:
-                http.get(f"{found[0]}/health")
             yield found[0], box
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=20) == 0
@@ -82,6 +79,7 @@ def test_a_life(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--port", "0", "--kv-memory", "64MiB", "--max-context", "256", "--dtype", "fp32"]
     with started("serve", "--node", *words) as (url, box):
         assert load(home).account_id in box and "no TEE" in box and "free of charge" in box
+        assert "signed    the hashes of each request and its answer" in box and "nearfield verify" in box
         with httpx.Client(base_url=url, timeout=30) as http:
             got = NearClient(http, "pocket", "ed25519", encrypt=True).chat(HI, stream=True, max_tokens=5)
             assert got.text and got.usage["completion_tokens"] == 5
@@ -167,9 +165,12 @@ def test_a_banner_says_what_there_is(home: Path, tmp_path: Path, capsys: pytest.
     assert main(["node", "init"]) == 0
     options = tmp_path / "node.toml"
     options.write_text('payment = "prepaid"\n[prices]\nprompt = "1"\n')
-    front = ["node", "front", "http://127.0.0.1:9", "--model", "m", "--port", "0"]
+    front = ["node", "front", "http://127.0.0.1:9", "--model", "m", "--port", "0", "--host", "0.0.0.0"]
+    with started(*front) as (_, box):
+        assert "WARNING   open to the network" in box
     with started(*front, "--node-config", str(options)) as (_, box):
-        assert "its signatures vouch for it" in box and "receipts  none" in box and "receipts and" not in box
+        assert "WARNING" not in box         # whoever asks, pays
+        assert "the hashes of each request and its answer" in box and "receipts  none" in box
         assert "may ask, and pays" in box and "may use it" not in box
         assert "another process serves as this node" in refused(capsys, *front)
 

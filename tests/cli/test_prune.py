@@ -21,11 +21,11 @@ def text(tmp_path: Path) -> Path:
 def test_what_went_is_told_and_the_rest_serves(pocket: Path, tmp_path: Path, text: Path,
                                                capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "small"
-    assert main(["prune", str(pocket), str(out), "--ffn", "0.8", "--layers", "-1", "--heads", "-1",
+    assert main(["prune", str(pocket), str(out), "--ffn", "0.79", "--layers", "-1", "--heads", "-1",
                  "--calibration", str(make_text(tmp_path / "long.txt", 20_000))]) == 0
     told = capsys.readouterr().out
     assert f"wrote {out}: " in told and "layers: 6 to 5\n" in told and "key/value heads: 2 to 1\n" in told
-    assert "channels of each MLP: 768 to 608 (to quantise it to w4, give --group 32)\n" in told
+    assert "channels of each MLP: 768 to 608 (to quantise it to w4, give --group 32)\n" in told    # --ffn 0.8: 640
     assert "layers taken out: " in told
     assert len(LLM(out, kv_memory="16MiB").generate(["Hello"], SamplingParams(max_tokens=3))[0].token_ids) <= 3
     assert main(["quantize", str(out), str(tmp_path / "w4"), "--format", "w4", "--group", "32"]) == 0

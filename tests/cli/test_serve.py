@@ -1,7 +1,9 @@
 """`nearfield serve` from the outside: the life of a server, and what stops it from starting."""
 
+import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,7 +14,8 @@ import httpx
 import pytest
 
 from nearfield.cli.main import main
-from nearfield.cli.serve import banner
+from nearfield.cli.node_common import describe_keys
+from nearfield.cli.serve import banner, box
 from nearfield.core.config import EngineConfig
 from nearfield.server.keys import KeyRing
 from nearfield.server.run import bind
@@ -83,4 +86,13 @@ def test_the_banner_warns_of_an_open_server(loaded_pocket: "Loaded") -> None:
     config = EngineConfig(dtype="fp32")
     for host, keys, warned in (("0.0.0.0", (), True), ("0.0.0.0", ("k",), False), ("127.0.0.1", (), False)):
         with bind(host, 0) as sock:
-            assert ("WARNING" in banner(loaded_pocket, config, sock, KeyRing(keys), "demo")) == warned
+            lines = describe_keys(host, KeyRing(keys))
+            assert any(line.startswith("WARNING") for line in lines) == warned
+            told, curl = banner(loaded_pocket, config, sock, bool(keys), "it's", lines)
+            assert set(lines) < set(told) and "weights   dense" in told and ("Bearer" in curl) == bool(keys)
+            assert json.loads(shlex.split(curl)[-1])["model"] == "it's"
+
+
+def test_a_box_that_is_wider_than_the_terminal_has_no_frame() -> None:
+    assert box(["ab", "c"], 6) == box(["ab", "c"]) == "╭────╮\n│ ab │\n│ c  │\n╰────╯"
+    assert box(["ab", "c"], 5) == "ab\nc"

@@ -53,6 +53,7 @@ def test_the_first_difference_is_told(node: Serving, tmp_path: Path, capsys: pyt
     assert main([*files.args, "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert not told["verified"] and all(report["replayed"] for report in told["receipts"])
+    assert told["kind"] == "verify" and all(type(report["verified"]) is bool for report in told["receipts"])
     assert told["not_checked"] == ["cached"]
     [wrong] = [one for one in told["response"] if one["outcome"] == "fail"]
     assert wrong["name"] == "reply" and "reply.choices[0].message.content: differs at character" in wrong["reason"]
@@ -90,7 +91,7 @@ def test_what_can_not_be_checked_is_refused(node: Serving, tmp_path: Path, capsy
 def test_a_file_that_holds_no_receipt_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     (tmp_path / "receipt.json").write_text(text)
     assert main(["verify", str(tmp_path / "receipt.json"), *SAME]) == 2
-    assert "nearfield: error: " in capsys.readouterr().err
+    assert f"nearfield: error: {tmp_path / 'receipt.json'}: " in capsys.readouterr().err
 
 
 def test_an_audit_of_an_honest_node(node: Serving, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,4 +119,7 @@ def test_options_of_an_audit(capsys: pytest.CaptureFixture[str], change: list[st
 
 def test_an_audit_of_nobody(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["audit", "http://127.0.0.1:1", *SAME]) == 2
-    assert "127.0.0.1: is no node" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "127.0.0.1:1: cannot be reached" in error and error.count("\n") == 1
+    assert main(["audit", "nowhere", *SAME]) == 2
+    assert "'nowhere' is not the URL of a server; give one such as http://host:8000" in capsys.readouterr().err

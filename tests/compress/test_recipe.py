@@ -236,10 +236,14 @@ QUANTIZE = "[[stage]]\nkind = 'quantize'\nmethod = 'rtn'\n"
     (f"{PRUNE}ffn = 0.5\n{DISTILL}learning-rate = nan", "stage 2 (distill): a learning rate of nan teaches nothing; "
                                                         "give one between 0 and 1 with learning-rate"),
     (f"{PRUNE}ffn = 0.6\n{DISTILL}{QUANTIZE}format = 'w4'",
-     "stage 3 (quantize): parent, pruned: model.layers.0.mlp.down_proj.weight is 128 x 160, which cannot be cut into "
-     'groups of 64 columns; give group = 32, or format = "w8"'),
+     "stage 3 (quantize): parent, as stage 1 (prune) will leave it: model.layers.0.mlp.down_proj.weight is 128 x 160, "
+     'which cannot be cut into groups of 64 columns; give group = 32, or format = "w8"'),
     (f"{PRUNE}heads = -1\n{PRUNE}ffn = 0.5\n{QUANTIZE}format = 'w4'\ngroup = 128",
-     "stage 3 (quantize): parent, pruned: model.layers.0.self_attn.o_proj.weight is 128 x 64"),
+     "stage 3 (quantize): parent, as stage 2 (prune) will leave it: model.layers.0.self_attn.o_proj.weight is "),
+    (f"{PRUNE}ffn = 0.5\n{QUANTIZE.replace('rtn', 'gptq')}fit = 9000",
+     "stage 2 (quantize): parent, as stage 1 (prune) will leave it: cannot be made to fit 8.79 KiB; its codes alone"),
+    (f"{PRUNE}layers = -1\n{PRUNE}ffn = 0.5\n{DISTILL}block-local = true",
+     "stage 3 (distill): the last stage that prunes is not the one that all layers went in"),
 ])
 def test_what_cannot_be_done_is_told_before_the_first_stage(
         text: str, message: str, readable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

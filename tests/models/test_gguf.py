@@ -229,7 +229,7 @@ def test_numbers_that_are_none_name_the_file_and_its_tensor(kind: Type, tmp_path
     data = bytearray(path.read_bytes())
     data[at:at + 4] = bytes([0xFF, 0x7E, 0xFF, 0x7F])          # a NaN as fp16 and as fp32
     path.write_bytes(data)
-    with pytest.raises(ModelError, match=f"{path}: tensor {name}.* not finite"):
+    with pytest.raises(ModelError, match=rf"{path}: tensor {name}(?!.*a matrix).* not finite"):
         LLM(path, weights="w8" if kind == Type.F32 else None, dtype="fp32", tokenizer=None, kv_memory="4MiB",
             pack_cache=False)
 

@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from nearfield import LLM, SamplingParams
 from nearfield.cli.main import main
+from nearfield.formats.gguf import GgufFile
+from nearfield.models.gguf_folder import open_gguf
 from tests.gguf_files import write_gguf
 
 GREEDY = SamplingParams(max_tokens=40, temperature=0)
@@ -37,6 +39,22 @@ def as_gguf(pocket: Path, path: Path, kind: Type) -> Path:
 @pytest.fixture(scope="module")
 def chat() -> list[dict[str, Any]]:
     return [{"role": "user", "content": "Tell me a story about a fox named Pip who is 7."}]
+
+
+def test_the_words_of_a_file_are_read_once(pocket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second start finds the folder by the header; another file in its place has another."""
+    path, read = as_gguf(pocket, tmp_path / "model.gguf", Type.BF16), []
+    kept = GgufFile.read
+
+    def counted(path: Path, *, words: bool = True) -> GgufFile:
+        read.append(words)
+        return kept(path, words=words)
+    monkeypatch.setattr(GgufFile, "read", counted)
+    folder = open_gguf(path)
+    assert read == [False, True] and (folder / "tokenizer.json").exists()
+    assert open_gguf(path) == folder and read == [False, True, False]
+    as_gguf(pocket, path, Type.F16)
+    assert open_gguf(path) != folder
 
 
 def test_a_bf16_file_is_the_model_itself(pocket: Path, chat: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -13,5 +13,5 @@ from tests.server.serving import started
 if __name__ == "__main__":
     loop = started(FakeEngineLoop(step_s=0.02))
     with bind("127.0.0.1", 0) as sock:
-        print(sock.getsockname()[1], flush=True)
-        sys.exit(serve(create_app(FakeLoaded(), loop), sock, loop))
+        sys.exit(serve(create_app(FakeLoaded(), loop), sock, loop,
+                       ready=lambda: print(sock.getsockname()[1], flush=True)))

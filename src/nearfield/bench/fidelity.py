@@ -41,6 +41,9 @@ LENGTH, FEWEST = 1024, 4096
 OVERLAP = 0.05
 """The share of a text's passages that may be in the calibration text: texts of one kind have some in common."""
 
+_FEW = 2
+"""Chunks below which there is no interval."""
+
 _FLOOR = 4
 """One chunk in so many is enough for the noise floor."""
 
@@ -103,7 +106,7 @@ def run_fidelity(base: Path, candidate: Path, texts: Sequence[Path], tokens: int
         report(f"{scored} tokens are scored; below {FEWEST} the intervals say little: give more text")
     reference = Served.open(base, EngineConfig.dtype, length)
     made = Served.open(candidate, EngineConfig.dtype, length)
-    few = text.chunks[:max(2, len(text.chunks) // _FLOOR)]
+    few = text.chunks[:max(_FEW, len(text.chunks) // _FLOOR)]
     steps, total = itertools.count(1), len(text.chunks) + len(few)
 
     def read() -> None:
@@ -133,10 +136,10 @@ def _text(base: Path, candidate: Path, texts: Sequence[Path], tokens: int) -> Te
                          f"{specs[0].vocab_size}; give a model and one that was made of it")
     length = min(LENGTH, *(spec.max_positions for spec in specs))
     tokenizer = load_tokenizer(base)
-    count = max(2, -(-tokens // (length // 2)))
-    text = read_text(texts, tokenizer, count, length, least=2)
+    count = max(_FEW, -(-tokens // (length // 2)))
+    text = read_text(texts, tokenizer, count, length, least=_FEW)
     if _tokenizer_digest(base) != _tokenizer_digest(candidate):
-        other = read_text(texts, load_tokenizer(candidate), count, length, least=2)
+        other = read_text(texts, load_tokenizer(candidate), count, length, least=_FEW)
         if not torch.equal(text.chunks, other.chunks):
             raise ModelError(f"{candidate}: its tokenizer cuts the text otherwise than that of {base}; give a model "
                              "and one that was made of it")
@@ -145,6 +148,12 @@ def _text(base: Path, candidate: Path, texts: Sequence[Path], tokens: int) -> Te
         raise ConfigError(f"{', '.join(map(str, texts))}: {share:.0%} of its passages are in the text that {candidate} "
                           "was made by, which would flatter it; give other text")
     return text
+
+
+def check_text(base: Path, texts: Sequence[Path]) -> None:
+    """Raises ConfigError for files that cannot be read, or are too short to judge what is made of `base` by."""
+    spec = read_spec(Config.load(base / "config.json"))
+    read_text(texts, load_tokenizer(base), _FEW, min(LENGTH, spec.max_positions), least=_FEW)
 
 
 def _made_by(candidate: Path) -> set[int]:

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from nearfield.bench.divergence import BANDS
-from nearfield.core.config import format_bytes
+from nearfield.core.config import format_bytes, format_figure
 
 _STYLE = """:root{color-scheme:light dark;--ink:#1b1f24;--soft:#6b7480;--line:#d5dae0;--mark:#0b7a5c;--back:#fff}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e9ed;--soft:#97a1ac;--line:#353c44;--mark:#3fcf9f;--back:#15181c}}
@@ -35,7 +35,8 @@ def page(result: Mapping[str, Any]) -> str:
         "interval's upper end.</p>",
         _table(("", "value", "95 % interval", "noise floor"), _figure_rows(result)),
         _table(("", "base", "candidate", "ratio"), _cost_rows(result)),
-        "<p>The noise floor is the base in fp32 against the base in bf16: what rounding alone does.</p>",
+        "<p>Speeds are medians, in brackets the slowest and the fastest. The noise floor is the base in fp32 against "
+        "the base in bf16: what rounding alone does.</p>",
         "<h2>KL by place in the text</h2>", _by_position(result),
         "<h2>Share of tokens by KL</h2>", _by_share(result),
         "<h2>Size and quality</h2>", _size_quality(result),
@@ -54,7 +55,7 @@ def _figure_rows(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
            f"{floor['top1_agreement']['value']:.2%}")
     yield ("RMS change of the true token's probability", f"{delta['value']:.2%}",
            f"{delta['ci95'][0]:.2%} to {delta['ci95'][1]:.2%}", f"{floor['rms_delta_p']['value']:.2%}")
-    yield (f"perplexity, {perplexity['base']:.5g} to {perplexity['candidate']:.5g}: ratio",
+    yield (f"perplexity, {format_figure(perplexity['base'])} to {format_figure(perplexity['candidate'])}: ratio",
            f"{perplexity['ratio']:.5f}", _span(perplexity["ci95"]), f"{floor['perplexity']['ratio']:.5f}")
 
 
@@ -62,11 +63,14 @@ def _cost_rows(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     sizes, cost = result["bytes"], result["footprint"]
     yield ("weights on disk", *(format_bytes(sizes[name]) for name in ("base", "candidate")),
            f"{sizes['candidate'] / sizes['base']:.2f}")
-    for label, key, form in (("peak memory, GiB", "peak_rss_gib", ".2f"),
-                             ("prompt, tokens/s", "prefill_tokens_per_s", ",.0f"),
-                             ("one answer, tokens/s", "decode_tokens_per_s", ",.1f")):
-        base, candidate = cost["base"][key], cost["candidate"][key]
-        yield (label, format(base, form), format(candidate, form), f"{candidate / base:.2f}" if base else "")
+    for label, key, span, form in (("peak memory, GiB", "peak_rss_gib", None, ".2f"),
+                                   ("prompt, tokens/s", "prefill_tokens_per_s", "prefill_range", ",.0f"),
+                                   ("one answer, tokens/s", "decode_tokens_per_s", "decode_range", ",.1f")):
+        found = [cost[name][key] for name in ("base", "candidate")]
+        ranges = [cost[name][span] if span else () for name in ("base", "candidate")]
+        cells = [f"{value:{form}}" + (f" ({limits[0]:{form}} to {limits[1]:{form}})" if limits else "")
+                 for value, limits in zip(found, ranges, strict=True)]
+        yield (label, *cells, f"{found[1] / found[0]:.2f}" if found[0] else "")
 
 
 def _by_position(result: Mapping[str, Any]) -> str:

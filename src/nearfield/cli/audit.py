@@ -19,7 +19,7 @@ HELP = "ask a node and verify a fraction of its receipts"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", metavar="URL", help="the node, such as http://127.0.0.1:8000")
+    parser.add_argument("url", metavar="URL", type=options.url, help="the node, such as http://127.0.0.1:8000")
     parser.add_argument("--model", metavar="MODEL", help="the model's folder or hub id (default: the pocket model)")
     parser.add_argument("--fraction", metavar="F", type=_fraction, default=0.02,
                         help="of the answers, computed again (default: %(default)s)")
@@ -95,18 +95,23 @@ def _served(http: Any) -> str:
     """The first model that the node serves."""
     import httpx
 
+    place = f"{http.base_url.host}:{http.base_url.port or http.base_url.scheme}"     # and no name or password
     try:
         return str(http.get("/v1/models").raise_for_status().json()["data"][0]["id"])
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError):
-        raise ConfigError(f"{http.base_url.host or 'the URL'}: is no node that tells its models at "
-                          "/v1/models") from None
+    except httpx.TransportError as error:
+        raise ConfigError(f"{place}: cannot be reached ({error}); is the node running?") from None
+    except httpx.HTTPStatusError as error:
+        raise ConfigError(f"{place}: answers /v1/models with {error.response.status_code}; a node that needs a key "
+                          "takes --api-key-file") from None
+    except (httpx.HTTPError, ValueError, LookupError, TypeError):
+        raise ConfigError(f"{place}: is no node that tells its models at /v1/models") from None
 
 
 def _lines(path: Path) -> tuple[str, ...]:
     try:
         found = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
     except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"{path}: cannot be read as text") from None
+        raise ConfigError(f"{path}: cannot be read as text; give a file of UTF-8 text") from None
     if not found:
         raise ConfigError(f"{path}: is empty")
     return found

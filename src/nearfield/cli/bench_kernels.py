@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from nearfield.cli.bench_common import add_machine, report
-from nearfield.cli.options import count, counts
+from nearfield.cli.options import counts
 
 HELP = "each C++ kernel as a share of the limit measured beside it"
 
@@ -14,7 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_machine(parser)
     parser.add_argument("--m", metavar="N,N,...", type=counts, default=(1, 8, 16, 512),
                         help="numbers of tokens (default: 1,8,16,512)")
-    parser.add_argument("--group", metavar="N", type=count, default=64, help="columns of a scale of w4 (default: 64)")
+    parser.add_argument("--group", type=int, choices=(32, 64, 128), default=64,
+                        help="columns of a scale of w4 (default: 64)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -29,15 +29,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from nearfield.compress.compose import compress_folder
+    from nearfield.bench.fidelity import check_text
+    from nearfield.compress.compose import check_recipe_texts, compress_folder
     from nearfield.compress.device import open_device
+    from nearfield.compress.folder import check_out
     from nearfield.compress.recipe import read_recipe
     from nearfield.compress.stages import KINDS
     from nearfield.models.loader import find_model, weight_bytes
 
     recipe = read_recipe(args.recipe, KINDS, args.calibration, args.text)
+    check_out(args.out)
     open_device(args.device)
     source, found = find_model(args.model), dict[str, Any]()
+    check_recipe_texts(source, recipe)
+    if recipe.evaluate is not None:
+        check_text(source, recipe.evaluate.texts)
     with tqdm(disable=None, leave=False) as bar:     # shown on a terminal only
         shown = 0
 

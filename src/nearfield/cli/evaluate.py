@@ -3,11 +3,14 @@
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from nearfield.cli.options import count
-from nearfield.core.config import format_bytes
+from nearfield.core.config import format_bytes, format_figure
 from nearfield.core.errors import ConfigError
 
 _TOKENS = 16384
@@ -29,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from nearfield.bench.fidelity_report import report_fidelity
+    from nearfield.bench.fidelity_report import PAGE, report_fidelity
     from nearfield.compress.report import REPORT
     from nearfield.models.loader import find_model
 
@@ -38,8 +41,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{args.candidate}: is not a folder to put a report into; give one with --report")
     folder = args.report or candidate
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tqdm(desc="reading", unit="chunk", disable=None, leave=False) as bar:   # shown on a terminal only
+        with _made(folder), tqdm(desc="reading", unit="chunk", disable=None, leave=False) as bar:   # on a terminal only
             def show(done: int, total: int) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
@@ -48,10 +50,24 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{error.filename or folder}: cannot be written ({error.strerror}); give another place with "
                           "--report") from None
     print(table(result))
-    print(f"wrote {folder / REPORT} and {folder / 'report.html'}")
+    print(f"wrote {folder / REPORT} and {folder / PAGE}")
     if args.json:
         print(json.dumps(result))
     return 0
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """`folder` is there before anything is measured for it, and what was made of it goes again when the block fails."""
+    missing = list(takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):     # there is something in it by now
+            for path in missing:
+                path.rmdir()
+        raise
 
 
 def table(result: dict[str, Any]) -> str:
@@ -65,13 +81,19 @@ def table(result: dict[str, Any]) -> str:
         f"{kl['p99']:.4f}, largest {kl['max']:.3f}; noise floor {floor['kl']['mean']:.6f}",
         f"{'same top token':<16}{top['value']:.2%} ({top['ci95'][0]:.2%} to {top['ci95'][1]:.2%}); noise floor "
         f"{floor['top1_agreement']['value']:.2%}",
-        f"{'perplexity':<16}{perplexity['base']:.5g} to {perplexity['candidate']:.5g}, ratio {perplexity['ratio']:.5f} "
-        f"({perplexity['ci95'][0]:.5f} to {perplexity['ci95'][1]:.5f})",
-        f"{'weights':<16}{format_bytes(sizes['base'])} to {format_bytes(sizes['candidate'])}"]
-    for label, key in (("peak memory GiB", "peak_rss_gib"), ("prompt tok/s", "prefill_tokens_per_s"),
-                       ("answer tok/s", "decode_tokens_per_s")):
-        lines.append(f"{label:<16}{cost['base'][key]:g} to {cost['candidate'][key]:g}")
+        f"{'perplexity':<16}{format_figure(perplexity['base'])} to {format_figure(perplexity['candidate'])}, ratio "
+        f"{perplexity['ratio']:.5f} ({perplexity['ci95'][0]:.5f} to {perplexity['ci95'][1]:.5f})",
+        f"{'weights':<16}{format_bytes(sizes['base'])} to {format_bytes(sizes['candidate'])}",
+        f"{'peak memory':<16}{cost['base']['peak_rss_gib']:.2f} GiB to {cost['candidate']['peak_rss_gib']:.2f} GiB"]
+    for label, key in (("prompt", "prefill"), ("answer", "decode")):
+        base, candidate = (_speed(cost[name], key) for name in ("base", "candidate"))
+        lines.append(f"{label:<16}{base} to {candidate} tokens/s, medians (slowest to fastest)")
     return "\n".join(lines)
+
+
+def _speed(cost: dict[str, Any], key: str) -> str:
+    low, high = map(format_figure, cost[f"{key}_range"])
+    return f"{format_figure(cost[f'{key}_tokens_per_s'])} ({low} to {high})"
 
 
 def told(line: str) -> None:

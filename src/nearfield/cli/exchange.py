@@ -49,7 +49,8 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """As one object."""
-        return {"verified": self.verified, "not_checked": list(dict.fromkeys(check.name for check in self.unchecked)),
+        return {"kind": "verify", "verified": self.verified,
+                "not_checked": list(dict.fromkeys(check.name for check in self.unchecked)),
                 "receipts": [report.to_json() for report in self.reports],
                 "response": [asdict(check) for check in self.response]}
 

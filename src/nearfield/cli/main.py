@@ -6,12 +6,16 @@ that `nearfield --help` answers at once.
 """
 
 import argparse
+import errno
 import gc
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
+from io import TextIOWrapper
 from typing import NoReturn, Protocol, cast
 
 from nearfield.core.errors import ConfigError, NearfieldError, nearest
@@ -35,8 +39,10 @@ COMMANDS = {
     "audit": "nearfield.cli.audit",
 }
 DESCRIPTION = "Serve open language models fast on the machine at hand."
-INTERRUPTED = 130
-"""The shell's exit status for a program that Ctrl-C ended: 128 + SIGINT."""
+FAILED, INTERRUPTED = 2, 130
+"""The exit statuses of an error that is told in a line, and, as the shell has it, of Ctrl-C: 128 + SIGINT."""
+STATUSES = ("Exit status: 0 done; 1 done, and something is wrong that is told (an answer that is not verified, a "
+            "request cut off, a channel not collected from); 2 not done, and stderr says why; 130 stopped with Ctrl-C.")
 
 
 class Command(Protocol):
@@ -68,20 +74,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Importing and loading make a million objects that stay; looking for garbage among them every 700 costs a
     # tenth of the start.
     gc.set_threshold(100_000)
+    _mend_streams()
     try:
         status = _dispatch("nearfield", DESCRIPTION, COMMANDS, sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         return status
     except NearfieldError as error:
-        print(f"nearfield: error: {error}", file=sys.stderr)
-        return 2
+        return _failed(str(error))
     except KeyboardInterrupt as stop:
         print(f"nearfield: {str(stop) or 'stopped'}", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader is gone. Python flushes stdout once more at exit, which must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:     # the reader is gone
+        _drop_output()
         return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        if error.filename is None:
+            _drop_output()
+        return _failed(f"{error.filename or 'the output'}: cannot be written ({error.strerror}); make room, or give "
+                       "another place")
+
+
+def _failed(message: str) -> int:
+    print(f"nearfield: error: {message}", file=sys.stderr)
+    return FAILED
+
+
+def _mend_streams() -> None:
+    """A stream that was closed by whoever started us is an empty one, and what a terminal has no letter for is a
+    question mark, no end of the program."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode))      # open to the end
+        elif name == "stdout" and isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _drop_output() -> None:
+    """Python flushes stdout once more at exit, which must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(prog: str, description: str, commands: Mapping[str, str], argv: Sequence[str]) -> int:
@@ -124,7 +157,9 @@ def _refuse_unknown(parser: Parser, argv: Sequence[str]) -> None:
 
 def _overview(prog: str, description: str, commands: Mapping[str, str]) -> str:
     """The help of a group: its commands, a line for each."""
-    width = max(map(len, commands))
-    rows = [f"  {name:<{width}}  {import_module(module).HELP}" for name, module in commands.items()]
-    more = f"{prog} COMMAND --help tells a command's options."
-    return "\n".join([f"usage: {prog} COMMAND ...", "", description, "", *rows, "", more])
+    width, columns = max(map(len, commands)), max(40, shutil.get_terminal_size().columns)
+    rows = [textwrap.fill(import_module(module).HELP, columns, initial_indent=f"  {name:<{width}}  ",
+                          subsequent_indent=" " * (width + 4)) for name, module in commands.items()]
+    head, *more = (textwrap.fill(words, columns) for words in
+                   (description, f"{prog} COMMAND --help tells a command's options.", STATUSES))
+    return "\n".join([f"usage: {prog} COMMAND ...", "", head, "", *rows, "", *more])

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nearfield.node.identity import Identity
     from nearfield.server.keys import KeyRing
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 EXTRA = ("nacl", "base58", "coincurve", "Crypto", "sqlalchemy", "httpx", "py_near_primitives")
 
 
@@ -59,25 +60,32 @@ def describe_identity(identity: "Identity", home: Path) -> str:
     return "\n".join(f"{name:<12}{value}" for name, value in rows)
 
 
-def describe_keys(keys: "KeyRing", node: "OpenNode | None" = None) -> str:
-    """The line of a banner that says who may come in."""
+def describe_keys(host: str, keys: "KeyRing", node: "OpenNode | None" = None) -> list[str]:
+    """The lines of a banner that say who may come in, by way of the address `host`."""
     if keys:
-        return "API keys  needed"
-    paid = node is not None and node.config.payment != "free"
-    return f"API keys  none: whoever reaches the port may {'ask, and pays' if paid else 'use it'}"
+        return ["API keys  needed"]
+    if node is not None and node.config.payment != "free":
+        return ["API keys  none: whoever reaches the port may ask, and pays"]
+    lines = ["API keys  none: whoever reaches the port may use it"]
+    if host not in LOOPBACK:
+        lines.append("WARNING   open to the network without a key; give --api-key-file or --host 127.0.0.1")
+    return lines
 
 
 def describe_node(node: "OpenNode", receipts: str | None = None) -> list[str]:
     """The lines of a banner that say whose node it is, what vouches for it and what it costs. receipts: the profile of
-    those that it gives."""
+    those that it gives; None: it gives none."""
     identity, config = node.identity, node.config
-    words = "its signatures vouch for it" if receipts is None else "its receipts and signatures vouch for it"
-    tee = f"no TEE: {words}" if config.tee == "none" else "TDX, by dstack"
+    tee = "no TEE: no hardware vouches for what computes here" if config.tee == "none" else "TDX, by dstack"
+    checked = "none: only Nearfield's own engine, with the C++ kernels, gives them" if receipts is None else \
+        f"{receipts}, for who asks with X-Receipt-Nonce; nearfield verify computes the answer again"
     paid = {"free": "free of charge", "prepaid": "from balances of API keys", "channel": "by channel vouchers",
             "both": "from balances of API keys, or by channel vouchers"}
     return [
         f"account   {identity.account_id}",
         f"address   {identity.signing_address('ecdsa')} (ecdsa), ed25519 as the account's key",
         f"evidence  {tee}",
+        "signed    the hashes of each request and its answer: who answered what, not how it was computed",
+        f"receipts  {checked}",
         f"payment   {paid[config.payment]}; {node.prices}",
     ]

@@ -3,8 +3,8 @@
 import argparse
 import logging
 from contextlib import ExitStack
-from urllib.parse import urlsplit
 
+from nearfield.cli import options
 from nearfield.cli.node_common import add_config, describe_keys, describe_node, open_from
 
 HELP = "put a node before an engine that serves over HTTP"
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The engine, and where and for whom to serve."""
     from nearfield.cli.serve import add_address
 
-    parser.add_argument("engine", type=_url, help="where the engine listens, such as http://host:8000")
+    parser.add_argument("engine", type=options.url, help="where the engine listens, such as http://host:8000")
     parser.add_argument("--model", metavar="NAME", required=True, help="the model, as the engine calls it")
     add_config(parser)
     add_address(parser)
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal. Raises NearfieldError before anything is served."""
-    from nearfield.cli.serve import box, keys_of, url_of
+    from nearfield.cli.serve import keys_of, show, url_of
     from nearfield.server.run import bind, serve_front
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -39,15 +39,6 @@ def run(args: argparse.Namespace) -> int:
             await engine.aclose()
             await node.aclose()
 
-        sock.listen()
-        print(box([f"model     {args.model}, served by {args.engine}", f"URL       {url_of(sock)}/v1",
-                   describe_keys(keys, node), *describe_node(node),
-                   "receipts  none: only Nearfield's own engine gives them"]), flush=True)
-        return serve_front(node.front(engine), sock, close)
-
-
-def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise argparse.ArgumentTypeError(f"{text!r} is not the URL of an engine; give one such as http://host:8000")
-    return text.rstrip("/").removesuffix("/v1")
+        lines = [f"model     {args.model}, served by {args.engine}", f"URL       {url_of(sock)}/v1",
+                 *describe_keys(sock.getsockname()[0], keys, node), *describe_node(node)]
+        return serve_front(node.front(engine), sock, close, ready=lambda: show(lines))

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from nearfield.core.config import DTYPES, WEIGHTS, EngineConfig, parse_bytes
 from nearfield.core.errors import ConfigError, NearfieldError, nearest
@@ -42,6 +43,18 @@ def new_folder(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("the name is empty; give that of a folder to make")
     return Path(text)
+
+
+def url(text: str) -> str:
+    """Where a server listens, without its /v1."""
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or parts.query or parts.fragment:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the URL of a server; give one such as http://host:8000")
+    return text.rstrip("/").removesuffix("/v1")
 
 
 def size(text: str) -> int:

@@ -1,8 +1,12 @@
 """`nearfield serve`: a model behind an OpenAI-compatible HTTP server."""
 
 import argparse
+import json
 import logging
+import shlex
+import shutil
 import socket
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,7 +28,6 @@ if TYPE_CHECKING:
     from nearfield.server.run import Close
 
 HELP = "serve a model over HTTP, as OpenAI does"
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,43 +69,41 @@ def run(args: argparse.Namespace) -> int:
         loaded = load_engine(args.model, config, progress=True)
         loop = EngineLoop(loaded.engine)
         name = args.served_model_name or loaded.name
-        app, lines, close = _application(args, loaded, loop, keys, name, closing)
+        app, lines, close = _application(args, loaded, loop, keys, name, sock.getsockname()[0], closing)
         loop.start()
         try:
-            sock.listen()   # who has read the banner may connect; uvicorn accepts in a moment
-            print(banner(loaded, config, sock, keys, name, lines), flush=True)
-            return serve(app, sock, loop, close)
+            return serve(app, sock, loop, close,
+                         ready=lambda: show(*banner(loaded, config, sock, bool(keys), name, lines)))
         finally:
             loop.stop()
 
 
 def _application(args: argparse.Namespace, loaded: "Loaded", loop: "EngineLoop", keys: "KeyRing", name: str,
-                 closing: ExitStack) -> "tuple[Starlette, list[str], Close]":
+                 host: str, closing: ExitStack) -> "tuple[Starlette, list[str], Close]":
     """The server, as a NEAR node where that is asked for, what its banner says of who may use it, and what to close."""
     from nearfield.server.app import create_app
     from nearfield.server.run import nothing
 
     if not args.node:
-        return create_app(loaded, loop, keys=keys, name=name), [describe_keys(keys)], nothing
+        return create_app(loaded, loop, keys=keys, name=name), describe_keys(host, keys), nothing
     node = open_from(args.node_config, name, keys)
     closing.callback(node.close)
-    notary, words = _notary(loaded, node)
+    notary = _notary(loaded, node)
     if notary is not None:
         closing.callback(notary.close)
     app = create_app(loaded, loop, name=name, receipts=notary, front=node.front)
     about = describe_node(node, None if notary is None else notary.subject.profile)
-    return app, [describe_keys(keys, node), *about, words], node.aclose
+    return app, [*describe_keys(host, keys, node), *about], node.aclose
 
 
-def _notary(loaded: "Loaded", node: "OpenNode") -> "tuple[Notary | None, str]":
-    """What gives receipts, where the engine's arithmetic has a profile, and a line that says so."""
+def _notary(loaded: "Loaded", node: "OpenNode") -> "Notary | None":
+    """What gives receipts, where the engine's arithmetic has a profile."""
     from nearfield.node.identity import default_home
     from nearfield.proof.opening import open_notary
 
     if loaded.ops.profile is None:
-        return None, "receipts  none: only the C++ kernels have a numeric profile"
-    notary = open_notary(loaded, node.identity, default_home())
-    return notary, f"receipts  {notary.subject.profile}, for who asks with X-Receipt-Nonce"
+        return None
+    return open_notary(loaded, node.identity, default_home())
 
 
 def keys_of(args: argparse.Namespace) -> "KeyRing":
@@ -112,24 +113,24 @@ def keys_of(args: argparse.Namespace) -> "KeyRing":
     return read_keys(args.api_key_file) if args.api_key_file else KeyRing()
 
 
-def banner(loaded: "Loaded", config: EngineConfig, sock: socket.socket, keys: "KeyRing", name: str,
-           more: Sequence[str] = ()) -> str:
-    """What someone who starts a server wants to know, in a box; below it, a line to try it with."""
-    host, url = sock.getsockname()[0], url_of(sock)
+def banner(loaded: "Loaded", config: EngineConfig, sock: socket.socket, keys: bool, name: str,
+           more: Sequence[str] = ()) -> tuple[list[str], str]:
+    """What someone who starts a server wants to know, line by line, and a line to try it with. keys: whether that
+    takes one."""
+    url = url_of(sock)
     tokens = loaded.engine.stats().pages_total * config.page_size
     lines = [
         f"model     {name}, {config.dtype}",
+        f"weights   {loaded.weights}",
         f"context   {loaded.engine.max_context:,} tokens a request, {config.max_seqs} requests a step",
         f"KV cache  {tokens:,} tokens in {format_bytes(loaded.kv_bytes)}",
         f"URL       {url}/v1",
         *more,
     ]
-    if host not in LOOPBACK and not keys:
-        lines.append("WARNING   open to the network without a key; give --api-key-file or --host 127.0.0.1")
     key = " -H 'Authorization: Bearer KEY'" if keys else ""
-    body = f'{{"model":"{name}","messages":[{{"role":"user","content":"Hello"}}]}}'
-    curl = f"curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'"
-    return f"{box(lines)}\n{curl}"
+    body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello"}]})
+    curl = f"curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d {shlex.quote(body)}"
+    return lines, curl
 
 
 def url_of(sock: socket.socket) -> str:
@@ -138,9 +139,17 @@ def url_of(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def box(lines: list[str]) -> str:
-    """`lines` in a frame."""
+def show(lines: Sequence[str], more: str = "") -> None:
+    """Print `lines` in a box, and one below it."""
+    print(box(lines, shutil.get_terminal_size().columns if sys.stdout.isatty() else None), *filter(None, (more,)),
+          sep="\n", flush=True)
+
+
+def box(lines: Sequence[str], columns: int | None = None) -> str:
+    """`lines` in a frame; without one where a terminal of so many columns would break it."""
     width = max(map(len, lines))
+    if columns is not None and width + 4 > columns:
+        return "\n".join(lines)
     rows = [f"│ {line:<{width}} │" for line in lines]
     return "\n".join([f"╭{'─' * (width + 2)}╮", *rows, f"╰{'─' * (width + 2)}╯"])
 

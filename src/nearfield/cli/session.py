@@ -19,6 +19,7 @@ class Session:
     @classmethod
     def open(cls, args: argparse.Namespace) -> "Session":
         """Load args.model. What the options do not say of sampling, the model's authors do."""
+        SamplingParams(**sampling_options(args))    # a slip is told before a minute of loading
         llm = LLM(args.model, progress=True, **engine_options(args))
         return cls(llm, llm.loaded.generation.params(**sampling_options(args)))
 

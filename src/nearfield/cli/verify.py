@@ -46,10 +46,14 @@ def run(args: argparse.Namespace) -> int:
     from nearfield.cli.exchange import Verifier
     from nearfield.engine.build import load_engine
     from nearfield.proof.disclosure import read_receipts
+    from nearfield.proof.errors import ReceiptError
     from nearfield.proof.model_root import subject_of
     from nearfield.proof.report import lines
 
-    receipts = read_receipts(_read(args.receipt))
+    try:
+        receipts = read_receipts(_read(args.receipt))
+    except ReceiptError as error:
+        raise type(error)(f"{args.receipt}: {error}; give what GET /v1/receipt/ID answered") from None
     prompt, output = (None if path is None else _read(path) for path in (args.prompt, args.output))
     body = None if prompt is None else read_request(prompt)
     known = _known(args, body or {})
@@ -110,7 +114,7 @@ def _read(path: Path) -> bytes:
     try:
         return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a file, or - for stdin") from None
 
 
 def _decoded(path: Path, data: bytes) -> str:

@@ -21,8 +21,11 @@ from nearfield.compress.folder import check_out, clear, held, other_files, parti
 from nearfield.compress.parent import read_parent
 from nearfield.compress.recipe import Recipe, Stage
 from nearfield.compress.report import REPORT, add_section, digest, parent_facts, read_report, versions
-from nearfield.compress.stages import RUNS, Run, check_stage, spelled
+from nearfield.compress.stages import RUNS, Run, check_stage, check_texts, spelled
 from nearfield.core.errors import ConfigError, NearfieldError
+from nearfield.models.registry import read_spec
+from nearfield.models.spec import Config
+from nearfield.models.tokenizer import load_tokenizer
 
 Progress = Callable[[int, int, int], None]
 """The number of a stage, from 1, and of its steps those that are done, and all."""
@@ -43,7 +46,7 @@ def compress_folder(source: Path, out: Path, recipe: Recipe, *, device: str = "c
     config = model.config
     for number, stage in enumerate(recipe.stages, 1):
         with _named(recipe, number):
-            config = check_stage(stage, config, model.config)
+            config = check_stage(stage, config, model.config, recipe.stages[:number - 1])
     parent = parent_facts(model.checkpoint)
     others = {path.name: digest(path) for path in other_files(source)}
     beside = partial_of(out)
@@ -68,6 +71,17 @@ def compress_folder(source: Path, out: Path, recipe: Recipe, *, device: str = "c
     except OSError as error:
         raise ConfigError(f"{error.filename or beside}: cannot be written ({error.strerror}); make room, and the same "
                           "command continues with the stages that are finished, or give another place") from None
+
+
+def check_recipe_texts(source: Path, recipe: Recipe) -> None:
+    """Read every stage's text as the stage will: what is too short for the last is told before the first.
+
+    Raises ConfigError, with the stage in front; ModelError for a folder without a tokenizer.
+    """
+    spec, tokenizer = read_spec(Config.load(source / "config.json")), load_tokenizer(source)
+    for number, stage in enumerate(recipe.stages, 1):
+        with _named(recipe, number):
+            check_texts(stage, spec, tokenizer)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ hidden states. The sum is least among all ways that fit (knapsack.py); the choic
 shares are measured by noise and many more passes.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from nearfield.compress import knapsack
 from nearfield.compress.folder import Progress
 from nearfield.compress.gram import row_errors
 from nearfield.compress.journal import Journal
+from nearfield.compress.parent import Shape
 from nearfield.compress.passes import run_pass, told
 from nearfield.compress.plan import INT8, Plan, Profile, groups_of, int4, packer
 from nearfield.compress.quantize.choose import Method, quantise
@@ -72,6 +74,13 @@ def schemes_of(site: Site) -> list[Scheme]:
     """What a site's matrices may become, the largest first."""
     columns = next(iter(site.parts.values()))[1]
     return [INT8, *map(int4, groups_of(columns))]
+
+
+def least_bytes(linears: Iterable[Shape], tables: Iterable[Shape], profile: Profile) -> int:
+    """Bytes below which no choice of schemes for matrices of such shapes comes, the rest of the files left out."""
+    codes = sum(min(sum(entry.nbytes for entry in encoded(scheme, *shape).values())
+                    for scheme in (INT8, *map(int4, groups_of(shape[1])))) for shape in linears)
+    return codes + sum(rows * columns for rows, columns in tables) * (1 if profile == "compact" else 2)
 
 
 class _Measure:

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 import platform
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -60,9 +61,18 @@ def add_section(path: Path, name: str, facts: Mapping[str, Any]) -> None:
     if any(passages_in(kept.get(name))):
         number = next(i for i in itertools.count(1) if f"{name}-{i}" not in kept)
         kept[f"{name}-{number}"] = kept.pop(name)
-    unfinished = path.with_name(f"{path.name}.partial")
-    unfinished.write_text(json.dumps({**kept, name: facts}, indent=2) + "\n", "utf-8")
-    unfinished.replace(path)
+    write_whole(path, json.dumps({**kept, name: facts}, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is the old one until it is the whole new one, whoever else writes it. Raises OSError."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        unfinished.write_text(text, "utf-8")
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def passages_in(section: Any) -> Iterator[Any]:

@@ -1,28 +1,33 @@
 """The kinds of stages that a recipe may have: what each may say, and what it does."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from nearfield.compress.calibrated import LEAST as CALIBRATED_LEAST
 from nearfield.compress.distill.folder import distill_folder
-from nearfield.compress.distill.plan import DistillOptions, chunk_length
-from nearfield.compress.fit import Fit
+from nearfield.compress.distill.plan import LEAST as DISTILL_LEAST
+from nearfield.compress.distill.plan import LENGTH, DistillOptions, chunk_length
+from nearfield.compress.fit import Fit, least_bytes
 from nearfield.compress.folder import Progress
 from nearfield.compress.plan import PROFILES, Target, check_groups, check_widths
+from nearfield.compress.prune.folder import LEAST as PRUNE_LEAST
 from nearfield.compress.prune.folder import prune_folder
 from nearfield.compress.prune.options import PruneOptions, sizes
 from nearfield.compress.quantize.choose import METHODS
 from nearfield.compress.quantize.options import FORMATS, QuantizeOptions
 from nearfield.compress.quantized import quantize_model
 from nearfield.compress.recipe import Kind, Stage, flag, number, one_of, whole
-from nearfield.core.config import parse_bytes
+from nearfield.compress.text import read_text
+from nearfield.core.config import format_bytes, parse_bytes
 from nearfield.core.errors import ConfigError
 from nearfield.formats.groups import check_group
 from nearfield.models.inventory import take_inventory
 from nearfield.models.registry import read_spec
 from nearfield.models.reshape import smaller_config
 from nearfield.models.spec import Config, ModelSpec
+from nearfield.models.tokenizer import Tokenizer
 
 
 class Run(Protocol):
@@ -77,14 +82,17 @@ def _quantize(stage: Stage, source: Path, out: Path, first: Path, device: str, p
     quantize_model(source, out, QuantizeOptions(**stage.options, device=place), stage.texts, progress=progress)
 
 
+_LEAST = {"prune": PRUNE_LEAST, "distill": DISTILL_LEAST, "quantize": CALIBRATED_LEAST}
+"""Chunks of text that each kind needs."""
+
 RUNS: Mapping[str, Run] = {"prune": _prune, "distill": _distill, "quantize": _quantize}
 
 
-def check_stage(stage: Stage, config: Config, first: Config) -> Config:
+def check_stage(stage: Stage, config: Config, first: Config, before: Sequence[Stage]) -> Config:
     """The config.json that the stage leaves of the one that it begins with.
 
-    first: that of the model that the first stage begins with. Raises ConfigError for options that do not go together,
-    or not with such a model.
+    first: that of the model that the first stage begins with; before: the stages before this one. Raises ConfigError
+    for options that do not go together, or not with such a model.
     """
     spec = read_spec(config)
     if stage.kind == "prune":
@@ -92,19 +100,36 @@ def check_stage(stage: Stage, config: Config, first: Config) -> Config:
         # Which layers go is not known yet, and their shapes are alike.
         return Config(smaller_config(config, range(wanted.layers), wanted.inner, wanted.kv_heads), config.path)
     if stage.kind == "distill":
-        _distill_options(stage).check(chunk_length(spec, read_spec(first)))
+        options, teacher = _distill_options(stage), read_spec(first)
+        options.check(chunk_length(spec, teacher))
+        cuts = [earlier.options.get("layers", 0) for earlier in before if earlier.kind == "prune"]
+        if options.block_local and cuts and teacher.num_layers + cuts[-1] != spec.num_layers:
+            raise ConfigError("the last stage that prunes is not the one that all layers went in, and no layer would "
+                              "know those that it stands for: take them out in one stage, or leave out --block-local")
     if stage.kind == "quantize":
-        options = QuantizeOptions(**stage.options)
-        options.chosen(stage.texts is not None)
-        _check_quantize(f"{config.path.parent}{'' if config is first else ', pruned'}", spec, options.target())
+        asked = QuantizeOptions(**stage.options)
+        asked.chosen(stage.texts is not None)
+        pruned = [i for i, earlier in enumerate(before, 1) if earlier.kind == "prune"]
+        made = f", as stage {pruned[-1]} (prune) will leave it" if pruned else ""
+        _check_quantize(f"{config.path.parent}{made}", spec, asked.target())
     return config
 
 
+def check_texts(stage: Stage, spec: ModelSpec, tokenizer: Tokenizer) -> None:
+    """Raises ConfigError for files that cannot be read, or are shorter than the stage needs."""
+    if stage.texts:
+        read_text(stage.texts, tokenizer, 1, min(LENGTH, spec.max_positions), _LEAST[stage.kind])
+
+
 def _check_quantize(place: str, spec: ModelSpec, target: Target | Fit) -> None:
-    linears = {name: shape for parts in take_inventory(spec).linears for name, shape in parts.items()}
+    found = take_inventory(spec)
+    linears = {name: shape for parts in found.linears for name, shape in parts.items()}
     check_widths(place, linears)
     if isinstance(target, Target):
         check_groups(place, linears, target)
+    elif (least := least_bytes(linears.values(), found.tables.values(), target.profile)) > target.nbytes:
+        raise ConfigError(f"{place}: cannot be made to fit {format_bytes(target.nbytes)}; its codes alone are "
+                          f"{format_bytes(least)} at least; give more with --fit")
 
 
 _KEYS = "|".join(sorted({key for kind in KINDS.values() for key in (kind.text, *kind.readers)}, key=len, reverse=True))

@@ -78,6 +78,11 @@ def parse_bytes(text: str) -> int:
     return int(value)
 
 
+def format_figure(value: float) -> str:
+    """Write a positive number for people, to five digits: 3.1416, 25,880, 123,456."""
+    return f"{value:,.0f}" if value >= 10_000 else f"{value:.5g}"
+
+
 def format_bytes(count: int) -> str:
     """Write a number of bytes for people: 1.50 GiB, 3.2 MiB."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):

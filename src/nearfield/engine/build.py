@@ -28,7 +28,8 @@ _log = logging.getLogger("nearfield.engine")
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model made ready: the engine and what stands around it. `kv_bytes`: the cache's size."""
+    """A model made ready: the engine and what stands around it. `kv_bytes`: the cache's size; `weights`: how they are
+    stored, in words."""
 
     name: str
     folder: Path
@@ -40,6 +41,7 @@ class Loaded:
     template: ChatTemplate | None
     generation: GenerationDefaults
     kv_bytes: int
+    weights: str
 
 
 def load_engine(model: str | Path | None, config: EngineConfig, *, random_weights: bool = False,
@@ -72,7 +74,7 @@ def load_engine(model: str | Path | None, config: EngineConfig, *, random_weight
     eos = generation.eos_ids + (words.eos_ids if words is not None else ())
     engine = Engine(decoder, kv, ops, config, words, tuple(dict.fromkeys(eos)))
     return Loaded(_served_name(model, folder), folder, spec, engine, decoder, ops, words,
-                  load_chat_template(folder) if tokenizer else None, generation, kv.nbytes)
+                  load_chat_template(folder) if tokenizer else None, generation, kv.nbytes, str(storage))
 
 
 def _check_memory(config: EngineConfig) -> None:

@@ -7,8 +7,10 @@ before anything is taken, so that a truncated or hostile file ends in a ModelErr
 """
 
 import mmap
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -32,6 +34,7 @@ _SCALARS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4"
             12: "<f8"}
 _FLOAT32, _BOOL, _STRING, _ARRAY = 6, 7, 8, 9
 _MAX_DIMS, _ALIGNMENT = 4, 32
+_LENGTH = struct.Struct("<Q")
 
 
 @dataclass(frozen=True)
@@ -46,18 +49,22 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufFile:
-    """What the header of the file at `path` says."""
+    """What the header of the file at `path` says, and the sha256 of its bytes."""
 
     path: Path
     metadata: Mapping[str, Value]
     tensors: Mapping[str, GgufTensor]
+    digest: str
 
     @classmethod
-    def read(cls, path: Path) -> "GgufFile":
-        """Read the header. Raises ModelError for a file that is not a whole GGUF file, or holds unknown types."""
+    def read(cls, path: Path, *, words: bool = True) -> "GgufFile":
+        """Read the header; words=False leaves lists of strings out: a vocabulary takes a second, the rest nothing.
+
+        Raises ModelError for a file that is not a whole GGUF file, or holds unknown types.
+        """
         try:
             with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _Header(path, data).read()
+                return _Header(path, data, words).read()
         except (OSError, ValueError) as error:      # ValueError: of an empty file
             raise ModelError(f"{path}: cannot be read ({error}); copy the file again") from None
 
@@ -79,8 +86,8 @@ class GgufFile:
 class _Header:
     """A walk through the header; `at` is the byte to read next."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
-        self.path, self.data, self.at = path, data, 0
+    def __init__(self, path: Path, data: mmap.mmap, words: bool) -> None:
+        self.path, self.data, self.words, self.at = path, data, words, 0
 
     def refuse(self, problem: str) -> NoReturn:
         raise ModelError(f"{self.path}: {problem}")
@@ -101,11 +108,13 @@ class _Header:
             name = self.string()
             if name in metadata:
                 self.refuse(f"has the key {name} twice; copy the file again")
-            metadata[name] = self.value(self.number(4))
+            if (value := self.value(self.number(4))) is not None:
+                metadata[name] = value
         if metadata.get("split.count", 1) not in (0, 1):
             self.refuse(f"is one of {metadata['split.count']} parts; merge them into one file first "
                         "(gguf-split --merge)")
-        return GgufFile(self.path, metadata, self.tensors(tensors, metadata.get("general.alignment", _ALIGNMENT)))
+        found = self.tensors(tensors, metadata.get("general.alignment", _ALIGNMENT))
+        return GgufFile(self.path, metadata, found, sha256(memoryview(self.data)[:self.at]).hexdigest())
 
     def tensors(self, count: int, alignment: Value) -> dict[str, GgufTensor]:
         if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
@@ -155,7 +164,8 @@ class _Header:
                         "copy the file again")
         return shape, BLOCKS[kind], offset
 
-    def value(self, kind: int) -> Value:
+    def value(self, kind: int) -> Value | None:
+        """None for a list that is left out."""
         if kind == _STRING:
             return self.string()
         if kind == _ARRAY:
@@ -167,16 +177,32 @@ class _Header:
             return float(str(number))       # 1e-6 as it was meant, not as it was rounded
         return bool(number) if kind == _BOOL else number.item()
 
-    def array(self) -> Value:
+    def array(self) -> Value | None:
         kind = self.number(4)
         if kind == _STRING:
-            return [self.string() for _ in range(self.count(8))]
+            return self.strings(self.count(8))
         if kind not in _SCALARS:
             self.refuse(f"has an array of type {kind}, which is not supported; the file may be damaged, copy it again")
         dtype = np.dtype(_SCALARS[kind])
         values = np.frombuffer(self.take(self.count(dtype.itemsize) * dtype.itemsize), dtype)
         found: list[int] = (values.astype(bool) if kind == _BOOL else values).tolist()
         return found
+
+    def strings(self, count: int) -> list[str] | None:
+        """As many times `string`, without its calls: there are hundreds of thousands."""
+        found, data, size = list[str](), self.data, len(self.data)
+        for _ in range(count):
+            begin = self.at + _LENGTH.size
+            end = begin + _LENGTH.unpack_from(data, self.at)[0] if begin <= size else size + 1
+            if end > size:
+                self.string()       # which says what is wrong
+            if self.words:
+                try:
+                    found.append(str(data[begin:end], "utf-8"))
+                except UnicodeDecodeError:
+                    self.string()
+            self.at = end
+        return found if self.words else None
 
     def string(self) -> str:
         length = self.number(8)

@@ -50,7 +50,7 @@ class Scheme:
 
     def __str__(self) -> str:
         if self.rounded:
-            return f"{self.layout} read as int8, groups of 32"
+            return f"{self.layout} rounded to int8, groups of 32"
         shared = "a scale a matrix" if self.per_tensor else (
             f"groups of {self.group}" if self.group else "a scale a row")
         return f"{self.format}, {shared}" + ("" if self.symmetric else ", with zero points")

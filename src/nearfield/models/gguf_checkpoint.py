@@ -20,7 +20,7 @@ class GgufCheckpoint:
     (`read`), or as the blocks, uint8 [rows, bytes of a row] (`read_exact`). Raises ModelError."""
 
     def __init__(self, path: Path) -> None:
-        self._file = GgufFile.read(path)
+        self._file = GgufFile.read(path, words=False)
         self._turned = family(self._file).turned
         self._heads = {"q_proj": "head_count", "k_proj": "head_count_kv"}
         self._names = {standard_name(name): name for name in self._file.tensors if name != ROPE_FREQS}

@@ -1,7 +1,8 @@
 """A GGUF file as a model's folder: the small files that it would have, made in the user's cache, and a link to it.
 
 All who read a folder (config, tokenizer, chat template, generation) read this one; only the weights come from the
-file itself (gguf_checkpoint.py). The folder is found by what is in it, so that it is never out of date.
+file itself (gguf_checkpoint.py). The folder is found by the bytes of the file's header and by the code that makes the
+small files of them, so that it is never out of date, and a vocabulary is read once, not at each start.
 """
 
 import hashlib
@@ -9,10 +10,12 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 from nearfield.core.errors import ModelError
 from nearfield.formats.gguf import SUFFIX, GgufFile
+from nearfield.models import gguf_config, gguf_tokenizer
 from nearfield.models.gguf_config import read_config
 from nearfield.models.gguf_tokenizer import tokenizer_files
 from nearfield.models.pack_folder import cache_folder
@@ -23,16 +26,15 @@ LINK = f"model{SUFFIX}"
 def open_gguf(path: Path) -> Path:
     """The folder of the model in the GGUF file `path`. Raises ModelError for a file that is not whole or holds a model
     that is not supported, or where there is no place for the folder."""
-    file = GgufFile.read(path.absolute())
-    small = {"config.json": (json.dumps(read_config(file), indent=2) + "\n").encode(), **tokenizer_files(file)}
-    digest = hashlib.sha256(repr((str(file.path), sorted(small.items()))).encode()).hexdigest()[:32]
+    file = GgufFile.read(path.absolute(), words=False)
+    digest = hashlib.sha256(repr((str(file.path), file.digest, _code())).encode()).hexdigest()[:32]
     try:
         cache = cache_folder() / "gguf"
         cache.mkdir(parents=True, exist_ok=True)
         _sweep(cache)
         folder = cache / digest / path.stem      # a served model has its folder's name
         if not folder.is_dir():
-            _make(folder, file.path, small)
+            _make(folder, file.path, _small(GgufFile.read(file.path)))
         return folder
     except OSError as error:
         raise ModelError(f"{path}: there is no place for its config and tokenizer ({error}); name a folder in "
@@ -53,6 +55,17 @@ def gguf_in(folder: Path) -> Path | None:
     if len(files) > 1:
         raise ModelError(f"{folder}: holds {len(files)} models, {', '.join(file.name for file in files)}; name one")
     return files[0] if files else None
+
+
+def _small(file: GgufFile) -> dict[str, bytes]:
+    """The small files, by name."""
+    return {"config.json": (json.dumps(read_config(file), indent=2) + "\n").encode(), **tokenizer_files(file)}
+
+
+def _code() -> list[str]:
+    """What decides the small files, beside the header."""
+    sources = (Path(module.__file__ or "") for module in (gguf_config, gguf_tokenizer))
+    return [version("tokenizers"), *(hashlib.sha256(source.read_bytes()).hexdigest() for source in sources)]
 
 
 def _make(folder: Path, path: Path, small: Mapping[str, bytes]) -> None:

@@ -169,6 +169,12 @@ class Storage:
         inner = (self.formats.inner.name,) if self.manifest is None else stored_formats(self.manifest, spec)
         return tuple(dict.fromkeys((*inner, self.formats.table.name)))
 
+    def __str__(self) -> str:
+        """In words, with what is rounded on the way."""
+        if self.manifest is not None:
+            return str(self.manifest)
+        return "dense" if self.formats is DENSE else f"{self.formats.name}, rounded to nearest"
+
 
 AS_IT_IS = Storage()
 

@@ -53,7 +53,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """As one object."""
-        return {"replayed": self.replayed, "approximate": self.approximate,
+        return {"verified": self.verified, "replayed": self.replayed, "approximate": self.approximate,
                 "checks": [asdict(check) for check in self.checks]}
 
     def lines(self) -> list[str]:

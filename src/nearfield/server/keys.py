@@ -43,7 +43,7 @@ def read_keys(path: Path) -> KeyRing:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"can not read the API keys in {path}: {reason}") from None
+        raise ConfigError(f"can not read the API keys in {path}: {reason}; give a file with one key a line") from None
     keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if any(len(key.split()) != 1 for key in keys):
         raise ConfigError(f"{path}: a key has a space in it; write one key a line, and comments on lines of their own")

@@ -7,6 +7,7 @@ raising the signal again; here a drained server exits with 0.
 
 import asyncio
 import contextlib
+import errno
 import logging
 import signal
 import socket
@@ -29,6 +30,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 Close = Callable[[], Awaitable[None]]
+Ready = Callable[[], None]
 
 
 class Stoppable(Protocol):
@@ -49,8 +51,9 @@ def bind(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         sock.close()
         reason = getattr(error, "strerror", None) or error
+        remedy = "--port" if getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES) else "--host"
         raise ConfigError(
-            f"can not listen on {host}, port {port}: {reason}; choose another with --port") from None
+            f"can not listen on {host}, port {port}: {reason}; choose another with {remedy}") from None
     return sock
 
 
@@ -67,20 +70,22 @@ async def nothing() -> None:
     return
 
 
-def serve(app: ASGIApp, sock: socket.socket, loop: Stoppable, close: Close = nothing) -> int:
-    """Serve until a signal ends it, then `close` in the same event loop.
+def serve(app: ASGIApp, sock: socket.socket, loop: Stoppable, close: Close = nothing, *,
+          ready: Ready = lambda: None) -> int:
+    """Serve until a signal ends it, then `close` in the same event loop. ready: called once when requests are taken and
+    signals are minded; who is told of the server before could end it without a word.
 
     Returns 0 when every request was finished, 1 when some were cut off.
     """
-    return _run(Server(settings(app), loop), sock, close)
+    return _run(Server(settings(app), loop, ready), sock, close)
 
 
-def serve_front(app: ASGIApp, sock: socket.socket, close: Close = nothing) -> int:
+def serve_front(app: ASGIApp, sock: socket.socket, close: Close = nothing, *, ready: Ready = lambda: None) -> int:
     """Serve an application whose engine is another process's, as `serve` does.
 
     The first signal closes the port and lets requests end, for DRAIN_SECONDS.
     """
-    return _run(Server(settings(Trace(app), DRAIN_SECONDS), _Elsewhere()), sock, close)
+    return _run(Server(settings(Trace(app), DRAIN_SECONDS), _Elsewhere(), ready), sock, close)
 
 
 def _run(server: "Server", sock: socket.socket, close: Close) -> int:
@@ -105,11 +110,16 @@ class _Elsewhere:
 class Server(uvicorn.Server):
     """uvicorn's server with the signals that the file's head describes."""
 
-    def __init__(self, config: uvicorn.Config, loop: Stoppable) -> None:
+    def __init__(self, config: uvicorn.Config, loop: Stoppable, ready: Ready = lambda: None) -> None:
         super().__init__(config)
         self.finished = True
-        self._loop = loop
+        self._loop, self._ready = loop, ready
         self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to take requests; the signals are captured by now."""
+        await super().startup(sockets)
+        self._ready()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

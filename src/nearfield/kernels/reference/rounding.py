@@ -33,9 +33,9 @@ def round_to_nearest(dense: Tensor, group: int, low: int, high: int,
 
 
 def not_finite() -> ModelError:
-    """What every backend says of a matrix with a NaN or an infinity."""
-    return ModelError("a matrix of weights has a number that is not finite and cannot be quantised; the checkpoint "
-                      "is damaged, or its numbers do not fit --dtype (try fp32 or bf16)")
+    """What every backend says of a matrix with a NaN or an infinity; whoever knows its name puts that in front."""
+    return ModelError("holds a number that is not finite, and cannot be quantised; the checkpoint is damaged, or its "
+                      "numbers do not fit --dtype (try fp32 or bf16)")
 
 
 def _round_rows(dense: Tensor, group: int, low: int, high: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
