@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.optim import SGD, AdamW
 
 from nearfield.compress.distill.train import (
-    BATCH,
     EVALUATIONS,
     Course,
     optimizer_state,
@@ -50,7 +49,7 @@ class Bowl:
 
 
 def course(steps: int = 40, chunks: int = 10) -> Course:
-    return Course("bowl", range(100, 100 + chunks), steps, 0.05, seed=1)
+    return Course("bowl", range(100, 100 + chunks), steps, 2, 0.05, seed=1)
 
 
 def kept(folder: Path) -> Kept:
@@ -73,7 +72,7 @@ def test_the_rate_rises_for_a_tenth_and_falls_to_a_fiftieth(steps: int) -> None:
 @given(st.integers(1, 60), st.integers(1, 40))
 def test_every_chunk_comes_before_any_comes_again(steps: int, chunks: int) -> None:
     order = course(steps, chunks).order()
-    assert len(order) == steps and all(len(row) == BATCH for row in order)
+    assert len(order) == steps and all(len(row) == 2 for row in order)
     counts = Counter(chunk for row in order for chunk in row)
     assert max(counts.values()) - min(counts[chunk] for chunk in range(100, 100 + chunks)) <= 1
     assert order == course(steps, chunks).order()
@@ -106,7 +105,7 @@ def test_what_is_not_a_number_stops_it_and_leaves_the_best(tmp_path: Path) -> No
     assert all(bool(tensor.isfinite().all()) for tensor in task.weights.values())
     assert len(task.seen) == 11
     other = Bowl(after=lambda asked: math.inf if asked == 2 else 9.0 - asked)
-    outcome = train(other, Course("other", range(8), 40, 0.2, seed=1), kept(tmp_path), watch)
+    outcome = train(other, Course("other", range(8), 40, 2, 0.2, seed=1), kept(tmp_path), watch)
     assert outcome.stopped == "the held-out loss is not finite at step 8" and outcome.best == (4, 8.0)
 
 

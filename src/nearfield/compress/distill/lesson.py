@@ -15,8 +15,8 @@ from nearfield.compress.distill.blocks import Blocks
 from nearfield.compress.distill.chunks import Chunks
 from nearfield.compress.distill.network import DTYPE, Network
 from nearfield.compress.distill.plan import DistillPlan
-from nearfield.compress.distill.tasks import WholeTask
-from nearfield.compress.distill.train import BATCH, Course, Watch, train
+from nearfield.compress.distill.tasks import AT_ONCE, WholeTask
+from nearfield.compress.distill.train import Course, Watch, train
 from nearfield.compress.distill.written import write_chunks
 from nearfield.compress.kept import Kept
 from nearfield.core.errors import ModelError
@@ -53,7 +53,7 @@ class Lesson:
         said = self._listen(teacher)
         head = teacher.weights[EMBED if teacher.spec.tie_embeddings else HEAD]
         task = WholeTask(student, head, said, plan.held)
-        course = Course("whole", plan.learned, plan.steps, options.learning_rate, options.seed)
+        course = Course("whole", plan.learned, plan.steps, options.batch, options.learning_rate, options.seed)
         told: dict[str, Any] = {}
         before = self._before(task)
         if options.block_local:
@@ -79,7 +79,7 @@ class Lesson:
                 continue
             start = time.monotonic()
             ids = self._text(teacher, chunks).to(teacher.device)
-            hidden = [model.hidden(dense_inputs(rows)).view(*rows.shape, -1) for rows in torch.split(ids, BATCH)]
+            hidden = [model.hidden(dense_inputs(rows)).view(*rows.shape, -1) for rows in torch.split(ids, AT_ONCE)]
             made.put(part, {"ids": ids, "hidden": torch.cat(hidden)}, time.monotonic() - start)
         return made
 
@@ -96,6 +96,6 @@ class Lesson:
         return float(self.kept.facts("before"))
 
     def _watch(self, stage: str) -> Watch:
-        step = BATCH * self.plan.length
+        step = self.plan.options.batch * self.plan.length
         total = self.plan.steps * step
         return lambda done, loss, held_out: self.progress(Standing(stage, done * step, total, loss, held_out))

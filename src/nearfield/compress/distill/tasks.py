@@ -9,9 +9,11 @@ from torch import Tensor
 from nearfield.compress.distill.chunks import Chunks
 from nearfield.compress.distill.loss import Side, divergence, divergence_and_gradient
 from nearfield.compress.distill.network import Network
-from nearfield.compress.distill.train import BATCH
 from nearfield.layers.attention import dense_inputs
 from nearfield.layers.rotary import Rotary
+
+AT_ONCE = 4
+"""Chunks that go through a model at once where nothing is learned from them."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def through(network: Network, layers: range, states: Tensor) -> Tensor:
 
 
 def _batches(chunks: Sequence[int]) -> Iterator[Sequence[int]]:
-    return (chunks[first:first + BATCH] for first in range(0, len(chunks), BATCH))
+    return (chunks[first:first + AT_ONCE] for first in range(0, len(chunks), AT_ONCE))
 
 
 def _mean(weighed: Iterator[tuple[float, int]]) -> float:

@@ -17,10 +17,6 @@ from torch.optim import AdamW, Optimizer
 
 from nearfield.compress.kept import Kept
 
-BATCH = 2
-"""Chunks of a step. Few: whole distributions are little noise, and more steps teach more (the pocket model, 100,000
-tokens: a held-out KL of 0.096 with 4, 0.084 with 2)."""
-
 EVALUATIONS, PATIENCE = 10, 3
 """Held-out losses in a course, each with a checkpoint; and how many rises in a row end it. A rise by itself is no sign:
 at the highest rates a student that knows something already does worse for a while."""
@@ -48,11 +44,13 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Course:
-    """How a task is learned: its name among what is kept, chunks to learn from, steps, peak learning rate, seed."""
+    """How a task is learned: its name among what is kept, chunks to learn from, steps, chunks of a step, peak learning
+    rate, seed."""
 
     name: str
     chunks: Sequence[int]
     steps: int
+    batch: int
     learning_rate: float
     seed: int
 
@@ -67,9 +65,9 @@ class Course:
     def order(self) -> list[list[int]]:
         """The chunks of each step: all of them in an order of chance, then all in another, as often as is needed."""
         generator = torch.Generator().manual_seed(self.seed)
-        wanted = self.steps * BATCH
+        wanted = self.steps * self.batch
         rounds = [torch.randperm(len(self.chunks), generator=generator) for _ in range(-(-wanted // len(self.chunks)))]
-        picks = torch.cat(rounds)[:wanted].view(self.steps, BATCH).tolist()
+        picks = torch.cat(rounds)[:wanted].view(self.steps, self.batch).tolist()
         return [[self.chunks[pick] for pick in row] for row in picks]
 
 
