@@ -15,11 +15,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _torch_threads() -> None:
-    """Two threads at most: timings and float sums of a test should not hang on the size of the machine."""
+def _torch_threads() -> Iterator[None]:
+    """One thread, here and in processes that a test starts: most tensors are too small to share, torch's threads spin
+    while they wait for each other, and float sums of a test should not hang on the size of the machine."""
     import torch
 
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
