@@ -73,11 +73,13 @@ def test_the_time_is_the_callers_and_in_utc(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_bombs_are_refused(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what they ask for and by their steps: the clock is put out of reach, and a hang breaks the bound alone."""
     monkeypatch.setattr(chat_limits, "MAX_STEPS", 200_000)
+    monkeypatch.setattr(chat_limits, "MAX_SECONDS", 1e9)
     begin = time.monotonic()
     with pytest.raises(InvalidRequestError, match="the chat template|sandbox|tojson"):
         render(source)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 60
 
 
 def test_slow_templates_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
