@@ -103,10 +103,10 @@ DEEP = {
     "equal": NEST % (90_000, "[n.x]", "n.x == [n.x] or n.x == n.x[0]"),
     "namespaces": NEST % (90_000, "namespace(x=n.x)", "n.x"),
     "hash": NEST % (400_000, "(n.x,)", "{n.x: 1} | length"),
-    "sum": "{{ a" + " + a" * 200_000 + " }}",
-    "attributes": "{{ a" + ".a" * 200_000 + " }}",
+    "sum": "{{ a" + " + a" * 60_000 + " }}",
+    "attributes": "{{ a" + ".a" * 60_000 + " }}",
     "brackets": "{{ " + "(" * 100_000 + "a" + ")" * 100_000 + " }}",
-    "elif": "{% if a %}" + "{% elif a %}" * 50_000 + "{% endif %}",
+    "elif": "{% if a %}" + "{% elif a %}" * 20_000 + "{% endif %}",
 }
 PROGRAM = """
 import sys
