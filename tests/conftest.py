@@ -6,12 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
     from nearfield.engine.build import Loaded
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# How long an example takes, or is in the making, says more of the machine than of what is tested.
+hypothesis.settings.register_profile(
+    "nearfield", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("nearfield")
 
 
 @pytest.fixture(scope="session", autouse=True)
