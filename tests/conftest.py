@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -13,13 +14,22 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# How long an example takes, or is in the making, says more of the machine than of what is tested.
+hypothesis.settings.register_profile(
+    "nearfield", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("nearfield")
+
 
 @pytest.fixture(scope="session", autouse=True)
-def _torch_threads() -> None:
-    """Two threads at most: timings and float sums of a test should not hang on the size of the machine."""
+def _torch_threads() -> Iterator[None]:
+    """One thread, here and in processes that a test starts: most tensors are too small to share, torch's threads spin
+    while they wait for each other, and float sums of a test should not hang on the size of the machine."""
     import torch
 
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

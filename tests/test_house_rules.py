@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -196,10 +197,11 @@ RULES: list[tuple[Rule, str, str]] = [
 ]
 
 
-def _sources() -> list[Source]:
+@cache
+def _sources() -> tuple[Source, ...]:
     folders = (PACKAGE, ROOT / "tests", ROOT / "scripts")
     paths = sorted(path for folder in folders for path in folder.rglob("*.py"))
-    return [Source.parse(path.relative_to(ROOT), path.read_text("utf-8")) for path in paths]
+    return tuple(Source.parse(path.relative_to(ROOT), path.read_text("utf-8")) for path in paths)
 
 
 @pytest.mark.parametrize("rule", dict.fromkeys(rule for rule, _, _ in RULES), ids=lambda rule: rule.__name__)

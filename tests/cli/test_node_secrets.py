@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -143,4 +144,5 @@ def address(log: Path, process: "subprocess.Popen[bytes]") -> str:
     """The URL in the banner, once it is there."""
     while not (found := re.search(r"http://127\.0\.0\.1:\d+(?=/v1)", log.read_text())):
         assert process.poll() is None, log.read_text()
+        time.sleep(0.05)
     return found[0]

@@ -1,7 +1,6 @@
 """A model too small to say anything that can read: what calibration needs."""
 
 import shutil
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -32,15 +31,6 @@ def save_readable(folder: Path, tensors: dict[str, torch.Tensor], **changes: Any
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(pocket_folder() / name, folder / name)
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Matrices here are too small to share: threads would wait for each other most of the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ from nearfield.models.loader import choose_storage, load_decoder
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config
 from tests.compress.conftest import readable_tensors, save_readable
+from tests.compress.killed import calibrating
+from tests.forked import exit_code
 
 W4 = Target("w4", 64)
 SITES = 8
@@ -87,25 +89,6 @@ def test_the_report_tells_what_decided_the_codes(readable: Path, chats: Path, tm
     assert after < before and abs(after - len(weights(tmp_path / "out"))) < 20_000
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import torch
-from nearfield.compress.calibrated import quantize_calibrated
-from nearfield.compress.fit import Fit
-from nearfield.compress.plan import Target
-torch.set_num_threads(int(sys.argv[6]))
-calls = 0
-def kill(done, total):
-    global calls
-    calls += 1
-    if calls == int(sys.argv[5]):
-        os.kill(os.getpid(), signal.SIGKILL)
-target = Fit(int(sys.argv[4])) if int(sys.argv[4]) else Target("w4", 64)
-quantize_calibrated(Path(sys.argv[1]), Path(sys.argv[2]), target, "gptq", [Path(sys.argv[3])], progress=kill)
-"""
-
-
 def fitting(folder: Path) -> int:
     """A size between those of w4 and w8."""
     return int((folder / "model.safetensors").stat().st_size * 0.85)
@@ -119,9 +102,8 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(
     target = Fit(size) if fit else W4
     quantize_calibrated(readable, tmp_path / "whole", target, "gptq", [chats])
     out = tmp_path / "out"
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(readable), str(out), str(chats), str(size), str(calls),
-                             str(torch.get_num_threads())])
-    assert killed.returncode == -signal.SIGKILL and not out.exists()
+    killed = exit_code(calibrating, readable, out, target, chats, calls, torch.get_num_threads())
+    assert killed == -signal.SIGKILL and not out.exists()
     seen: list[int] = []
     quantize_calibrated(readable, out, target, "gptq", [chats], progress=lambda done, total: seen.append(done))
     assert len(seen) < (22 if fit else 11) or calls == 1      # what was finished is not done again

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from nearfield.compress.folder import held, made_in_steps, made_whole, quantize_folder
 from nearfield.compress.plan import Target
 from nearfield.core.errors import ConfigError, ModelError
+from tests.compress.killed import quantizing
+from tests.forked import exit_code
 from tests.small_model import CONFIG, linear_names, save_model, small_tensors
 
 W8, W4 = Target("w8"), Target("w4", 64)
@@ -152,14 +154,6 @@ def test_too_little_room_is_told_before_anything_is_written(
     assert listing(tmp_path) == ["parent"]
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from nearfield.compress.folder import quantize_folder
-from nearfield.compress.plan import Target
-quantize_folder(Path(sys.argv[1]), Path(sys.argv[2]), Target("w4"),
-                progress=lambda done, total: os.kill(os.getpid(), signal.SIGKILL) if done == 5 else None)
-"""
 RUN = "import sys; from nearfield.cli.main import main; sys.exit(main(['quantize', *sys.argv[1:]]))"
 
 
@@ -221,8 +215,8 @@ def test_a_disk_that_fails_in_the_middle_leaves_nothing(parent: Path, tmp_path: 
 
 def test_a_run_that_was_killed_leaves_no_model_and_the_next_one_succeeds(parent: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(parent), str(out)])
-    assert killed.returncode == -signal.SIGKILL
+    killed = exit_code(quantizing, parent, out, W4, 5)
+    assert killed == -signal.SIGKILL
     assert listing(tmp_path) == ["out.partial", "parent"]
     quantize_folder(parent, out, W4)
     assert listing(tmp_path) == ["out", "parent"]

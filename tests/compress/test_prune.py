@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,9 @@ from nearfield.core.errors import ConfigError, ModelError
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config
 from nearfield.models.tokenizer import load_tokenizer
+from tests.compress.killed import pruning
 from tests.compress.prune_models import LENGTH, make_parent, make_text
+from tests.forked import exit_code
 from tests.models.test_parity import FAMILIES, load, paged_logits, reference_logits
 
 IDS = torch.randint(3, 250, (50,), generator=torch.Generator().manual_seed(3)).tolist()
@@ -152,17 +152,6 @@ def test_the_report_tells_what_was_done(tmp_path: Path, text: Path) -> None:
     assert [layer["layer"] for layer in told["width"]] == [0, 1, 2] and told["seconds"] >= 0
 
 
-KILLED = """
-import os, signal, sys, torch
-from pathlib import Path
-from nearfield.compress.prune.folder import prune_folder
-from nearfield.compress.prune.options import PruneOptions
-torch.set_num_threads(int(sys.argv[5]))
-prune_folder(Path(sys.argv[1]), Path(sys.argv[2]), PruneOptions(ffn=0.7, layers=-1, heads=-1), [Path(sys.argv[3])],
-             progress=lambda done, total: os.kill(os.getpid(), signal.SIGKILL) if done == int(sys.argv[4]) else None)
-"""
-
-
 def test_a_run_that_was_killed_continues_to_the_same_bits(tmp_path: Path, text: Path) -> None:
     """Killed as layers are ranked, as one is measured, and as they are walked through: of 3 + 3 + 2 layers."""
     make_parent("qwen2", tmp_path / "parent")
@@ -170,9 +159,8 @@ def test_a_run_that_was_killed_continues_to_the_same_bits(tmp_path: Path, text: 
     prune_folder(tmp_path / "parent", tmp_path / "whole", options, [text])
     out = tmp_path / "out"
     for done in (2, 5, 7):
-        killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "parent"), str(out), str(text), str(done),
-                                 str(torch.get_num_threads())])
-        assert killed.returncode == -signal.SIGKILL and not out.exists()
+        killed = exit_code(pruning, tmp_path / "parent", out, options, text, done, torch.get_num_threads())
+        assert killed == -signal.SIGKILL and not out.exists()
         assert not (tmp_path / "out.partial" / "config.json").exists()
     seen: list[tuple[int, int]] = []
     prune_folder(tmp_path / "parent", out, options, [text], progress=lambda *each: seen.append(each))

@@ -4,8 +4,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from signal import raise_signal
 from typing import Any
@@ -18,6 +16,8 @@ from nearfield.compress.folder import Progress, made_in_steps, made_whole
 from nearfield.compress.recipe import Evaluation, Kind, Recipe, Stage, read_recipe, whole
 from nearfield.compress.stages import KINDS, RUNS
 from nearfield.core.errors import ConfigError, ModelError
+from tests.compress.killed import compressing
+from tests.forked import exit_code
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -281,34 +281,14 @@ kind = "quantize"
 format = "w4"
 group = 32
 """
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import torch
-from nearfield.compress.compose import compress_folder
-from nearfield.compress.recipe import read_recipe
-from nearfield.compress.stages import KINDS
-torch.set_num_threads(int(sys.argv[5]))
-calls = 0
-def kill(stage, done, total):
-    global calls
-    calls += stage == int(sys.argv[4])
-    if calls == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-recipe = read_recipe(Path(sys.argv[3]), KINDS, [Path(sys.argv[6])])
-compress_folder(Path(sys.argv[1]), Path(sys.argv[2]), recipe, progress=kill)
-"""
-
-
 def test_real_stages_killed_in_each_of_them_make_the_same_bytes(readable: Path, chats: Path, tmp_path: Path) -> None:
     path = written(tmp_path, REAL.format(chats=chats))
     recipe = read_recipe(path, KINDS, [chats])
     compress_folder(readable, tmp_path / "whole", recipe)
     out = tmp_path / "out"
     for stage in (1, 2, 3):
-        killed = subprocess.run([sys.executable, "-c", KILLED, str(readable), str(out), str(path), str(stage),
-                                 str(torch.get_num_threads()), str(chats)])
-        assert killed.returncode == -signal.SIGKILL and not out.exists()
+        killed = exit_code(compressing, readable, out, path, chats, stage, torch.get_num_threads())
+        assert killed == -signal.SIGKILL and not out.exists()
     compress_folder(readable, out, recipe)
     names = {file.name for file in out.iterdir()}
     assert names == {file.name for file in (tmp_path / "whole").iterdir()}

@@ -89,8 +89,9 @@ def test_scales_in_fp32_become_fp16_in_groups() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize(("packer", "scheme"), [
-    (Int8(), Scheme(8, None)), (Int8(), Scheme(8, None, packed=True)),
-    *((Int4(g), Scheme(4, g, packed=True)) for g in (32, 64, 128))], ids=str)
+    pytest.param(Int8(), Scheme(8, None), id="int8"),
+    pytest.param(Int8(), Scheme(8, None, packed=True), id="int8, packed"),
+    *(pytest.param(Int4(g), Scheme(4, g, packed=True), id=f"int4-{g}") for g in (32, 64, 128))])
 def test_what_is_written_is_read_again_to_the_bit(packer: Any, scheme: Scheme, dtype: torch.dtype) -> None:
     weight = packer.pack(torch.randn(ROWS, COLUMNS).to(dtype))
     stored = encode(weight, scheme)

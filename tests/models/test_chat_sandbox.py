@@ -73,11 +73,13 @@ def test_the_time_is_the_callers_and_in_utc(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_bombs_are_refused(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what they ask for and by their steps: the clock is put out of reach, and a hang breaks the bound alone."""
     monkeypatch.setattr(chat_limits, "MAX_STEPS", 200_000)
+    monkeypatch.setattr(chat_limits, "MAX_SECONDS", 1e9)
     begin = time.monotonic()
     with pytest.raises(InvalidRequestError, match="the chat template|sandbox|tojson"):
         render(source)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 60
 
 
 def test_slow_templates_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,11 +102,13 @@ DEEP = {
     "json": NEST % (90_000, "{'a': n.x}", "n.x | tojson"),
     "equal": NEST % (90_000, "[n.x]", "n.x == [n.x] or n.x == n.x[0]"),
     "namespaces": NEST % (90_000, "namespace(x=n.x)", "n.x"),
-    "hash": NEST % (400_000, "(n.x,)", "{n.x: 1} | length"),
-    "sum": "{{ a" + " + a" * 200_000 + " }}",
-    "attributes": "{{ a" + ".a" * 200_000 + " }}",
+    # A range of more than 100,000 is refused before anything nests.
+    "hash": "{% set n = namespace(x=(1,)) %}{% for j in range(5) %}{% for i in range(80_000) %}{% set n.x = (n.x,) %}"
+            "{% endfor %}{% endfor %}{{ {n.x: 1} | length }}",
+    "sum": "{{ a" + " + a" * 60_000 + " }}",
+    "attributes": "{{ a" + ".a" * 60_000 + " }}",
     "brackets": "{{ " + "(" * 100_000 + "a" + ")" * 100_000 + " }}",
-    "elif": "{% if a %}" + "{% elif a %}" * 50_000 + "{% endif %}",
+    "elif": "{% if a %}" + "{% elif a %}" * 20_000 + "{% endif %}",
 }
 PROGRAM = """
 import sys
@@ -127,6 +131,7 @@ def test_no_recursion_ends_the_process(name: str, limit: int) -> None:
     assert done.returncode == 0, done.stderr[-1000:]
     outcomes = ("rendered", "the model's chat template refuses these messages", "the chat template can not be compiled")
     assert done.stdout.startswith(outcomes)
+    assert name != "hash" or done.stdout == "rendered\n"
 
 
 def test_a_stack_that_can_not_be_had_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def events(response: httpx.Response) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 2) -> bool:
+def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
     """Whether `condition` comes true within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:

@@ -30,7 +30,7 @@ def test_a_client_that_leaves_frees_all_its_requests(
     body = {"model": "fake", "n": 3, "ignore_eos": True, "max_tokens": 400, "stream": streamed} | what
     with pytest.raises(httpx.ReadTimeout):
         # A client of its own: closing it is what drops the connection.
-        with httpx.Client(base_url=server.url, timeout=0.3) as client:
+        with httpx.Client(base_url=server.url, timeout=1) as client:
             if not streamed:
                 client.post(path, json=body)
             with client.stream("POST", path, json=body) as reply:
@@ -104,7 +104,7 @@ def test_a_dead_engine_is_told() -> None:
 
 def test_silence_is_filled_with_comments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "KEEP_ALIVE_SECONDS", 0.05)
-    with serving(loop=started(FakeEngineLoop(step_s=0.2))) as server:
+    with serving(loop=started(FakeEngineLoop(step_s=0.4))) as server:
         text = server.complete(stream=True, max_tokens=2).text
         assert text.startswith(": keep-alive\n\n: keep-alive\n\n") and text.endswith("data: [DONE]\n\n")
         with openai.OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0) as client:

@@ -34,13 +34,13 @@ def test_pieces_make_no_difference(parts: list[str], data: st.DataObject) -> Non
     whole = "".join(parts)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=5)))
     pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
-    text, calls = parse(*pieces)
-    expected, expected_calls = parse(whole)
-    assert calls == expected_calls
-    # White space after a call is layout only when nothing but it is there, which depends on the pieces.
-    assert text.split() == expected.split()
+    assert parse(*pieces) == parse(whole)
     if CALL not in whole:
-        assert text == whole
+        assert parse(*pieces) == (whole, [])
+
+
+def test_white_space_within_an_answer_after_a_call_stays() -> None:
+    assert parse(CALL, "\n", "One", " ", "two", "\n") == ("\nOne two\n", [("f", '{"a":1}')])
 
 
 @pytest.mark.parametrize("text", [
@@ -55,6 +55,6 @@ def test_what_is_no_call_is_text(text: str) -> None:
 
 @pytest.mark.parametrize("text", [OPEN * 100_000, (OPEN + CLOSE) * 50_000, OPEN + "x" * 1_000_000, "<tool_" * 150_000])
 def test_a_megabyte_takes_no_time(text: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     assert parse(text)[0] == text
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 5     # of the processor, whatever else runs; squares of a megabyte take hours

@@ -34,6 +34,7 @@ class ToolCallParser:
         self._inside = False
         self._held = ""
         self._searched = 0
+        self._layout: str | None = None     # white space after a call, while nothing but it is there
 
     def push(self, text: str) -> tuple[str, list[Call]]:
         """The content and the calls that can be told apart now."""
@@ -49,7 +50,7 @@ class ToolCallParser:
 
     def finish(self) -> str:
         """The held-back rest: a call that was never closed is content."""
-        return OPEN + self._held if self._inside else self._content(self._held)
+        return self._content(OPEN + self._held if self._inside else self._held)
 
     def _part(self, text: str, shown: list[str], calls: list[Call]) -> None:
         """Take what stands before a tag, and cross that tag."""
@@ -59,8 +60,9 @@ class ToolCallParser:
             name = sha256(f"{self._answer} {self.found}".encode()).hexdigest()[:24]
             calls.append(Call(f"call_{name}", *call))
             self.found += 1
+            self._layout = ""
         else:
-            shown.append(OPEN + text + CLOSE)
+            shown.append(self._content(OPEN + text + CLOSE))
         self._inside = not self._inside
 
     def _hold(self, text: str) -> str:
@@ -72,8 +74,14 @@ class ToolCallParser:
         return "" if self._inside else self._content(text[: len(text) - keep])
 
     def _content(self, text: str) -> str:
-        """White space between and after calls is their layout, not the answer."""
-        return "" if self.found and not text.strip() else text
+        """White space between and after calls is their layout, not the answer: it waits for what it stands before."""
+        if self._layout is None:
+            return text
+        text, self._layout = self._layout + text, None
+        if text.strip():
+            return text
+        self._layout = text
+        return ""
 
 
 def _overlap(text: str, tag: str) -> int:

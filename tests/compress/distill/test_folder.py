@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections import namedtuple
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,21 +28,14 @@ from nearfield.layers.attention import dense_inputs
 from nearfield.models.loader import load_decoder
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config
+from tests.compress.killed import distilling
+from tests.forked import exit_code
 from tests.small_pair import SmallPair, save, save_pair
 
 STEP = 128
 """Tokens of a step: two chunks of 64."""
 
 SHORT = DistillOptions(tokens=16 * STEP, learning_rate=3e-3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors as small as these are slower on two threads, and much so where others work on the machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -126,34 +118,18 @@ def test_the_same_run_makes_the_same_bits_and_another_seed_others(pair: SmallPai
     assert bits[0] == bits[1] != bits[2]
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import torch
-from nearfield.compress.distill.folder import distill_folder
-from nearfield.compress.distill.plan import DistillOptions
-student, teacher, out, text, stage, block_local, at = sys.argv[1:]
-torch.set_num_threads(1)
-def die(standing):
-    if standing.stage == stage and standing.done >= int(at):
-        os.kill(os.getpid(), signal.SIGKILL)
-distill_folder(Path(student), Path(teacher), Path(out), DistillOptions(16 * 128, block_local == "yes", 3e-3),
-               [Path(text)], progress=die)
-"""
-
-
 @pytest.mark.parametrize(("stage", "at"), [("teacher", 2048), ("all layers", 9 * STEP), ("layer 2 of 2", 9 * STEP)])
 def test_a_run_that_was_killed_goes_on_to_the_same_bits(
         stage: str, at: int, pair: SmallPair, made: Path, made_by_layers: tuple[Path, list[str]],
         tmp_path: Path) -> None:
     out, by_layers = tmp_path / "out", stage.startswith("layer")
-    words = [str(path) for path in (pair.student, pair.teacher, out, pair.text)]
-    killed = subprocess.run([sys.executable, "-c", KILLED, *words, stage, "yes" if by_layers else "no", str(at)])
-    assert killed.returncode == -signal.SIGKILL
+    options = replace(SHORT, block_local=by_layers)
+    killed = exit_code(distilling, pair.student, pair.teacher, out, options, pair.text, stage, at,
+                       torch.get_num_threads())
+    assert killed == -signal.SIGKILL
     assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
     seen: list[Standing] = []
-    distill_folder(pair.student, pair.teacher, out, replace(SHORT, block_local=by_layers), [pair.text],
-                   progress=seen.append)
+    distill_folder(pair.student, pair.teacher, out, options, [pair.text], progress=seen.append)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     again = [standing.done // STEP for standing in seen if standing.stage == stage and standing.loss is not None]
     assert again == ([] if stage == "teacher" else list(range(9, 17)))     # from the last checkpoint

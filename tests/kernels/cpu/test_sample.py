@@ -44,8 +44,8 @@ def plausible(logits: torch.Tensor, row: SampleRow) -> set[int]:
 
 
 def _kept(weights: NDArray[np.float64], row: SampleRow, rigour: float) -> int:
-    """How many of the best pass the filters, made stricter (> 1) or laxer (< 1)."""
-    count = int((weights >= row.min_p * rigour).sum())
+    """How many of the best pass the filters, made stricter (> 1) or laxer (< 1); the best one always does."""
+    count = max(1, int((weights >= row.min_p * rigour).sum()))
     if row.top_k > 0:
         count = min(count, row.top_k)
     if row.top_p < 1.0:
