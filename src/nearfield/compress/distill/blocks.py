@@ -43,7 +43,10 @@ class Blocks:
                 if i == 0:
                     self._embed(given)
                 self._go_through(given, wanted, span)
-            outcome = train(LayerTask(self.student, i, given, wanted, self.held), lesson, kept, watch(i))
+            task = LayerTask(self.student, i, given, wanted, self.held)
+            if lesson.name not in kept and task.held_out() == 0:
+                lesson = replace(lesson, steps=0)       # the teacher's own layer, which can only be spoilt
+            outcome = train(task, lesson, kept, watch(i))
             told.append({"teacher_layers": [span[0], span[-1]], **outcome.facts()})
             given.drop()
             given = wanted

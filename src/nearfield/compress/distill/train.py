@@ -66,7 +66,8 @@ class Course:
         """The chunks of each step: all of them in an order of chance, then all in another, as often as is needed."""
         generator = torch.Generator().manual_seed(self.seed)
         wanted = self.steps * self.batch
-        rounds = [torch.randperm(len(self.chunks), generator=generator) for _ in range(-(-wanted // len(self.chunks)))]
+        rounds = [torch.randperm(len(self.chunks), generator=generator)
+                  for _ in range(max(1, -(-wanted // len(self.chunks))))]
         picks = torch.cat(rounds)[:wanted].view(self.steps, self.batch).tolist()
         return [[self.chunks[pick] for pick in row] for row in picks]
 
