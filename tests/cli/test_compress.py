@@ -9,6 +9,7 @@ import pytest
 
 from nearfield.bench.footprint import Footprint
 from nearfield.cli.main import main
+from nearfield.core.errors import ConfigError
 from nearfield.kernels import cpu
 from pocket.mix import documents
 from pocket.template import ChatFormat
@@ -61,20 +62,35 @@ def test_a_recipe_makes_a_folder_with_its_measures(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.toml", "small", "text.txt"]
 
 
-def test_text_that_was_calibrated_on_does_not_count_and_the_stages_stay(
+def test_text_that_a_stage_reads_is_refused_before_the_first(
         recipe: Path, pocket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same command with other text goes on from the finished stages."""
+    recipe.write_text("[[stage]]\nkind = 'prune'\nffn = 0.5\n" + RECIPE.replace('"rtn"', '"gptq"'))
+    seen, other = chats(tmp_path / "seen.txt", "seen"), chats(tmp_path / "other.txt", "other")
+    assert main(["compress", str(pocket), str(tmp_path / "small"), "--recipe", str(recipe), "--calibration", str(other),
+                 str(seen), "--text", str(seen)]) == 2
+    error = capsys.readouterr().err
+    assert "seen.txt: " in error and "in the text that the stages read, which would flatter it" in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.txt", "recipe.toml", "seen.txt"]
+
+
+def test_what_is_finished_stays_where_measuring_fails(
+        recipe: Path, pocket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command goes on from the finished stages."""
     if reason := cpu.missing():
         pytest.skip(reason)
-    recipe.write_text(RECIPE.replace('"rtn"', '"gptq"'))
-    out, seen = tmp_path / "small", chats(tmp_path / "seen.txt", "seen")
-    command = ["compress", str(pocket), str(out), "--recipe", str(recipe), "--calibration", str(seen), "--text"]
-    assert main([*command, str(seen)]) == 2
-    assert "which would flatter it; give other text" in capsys.readouterr().err
+    out, text = tmp_path / "small", chats(tmp_path / "text.txt", "held out")
+    command = ["compress", str(pocket), str(out), "--recipe", str(recipe), "--text", str(text)]
+
+    def fails(*_: object) -> None:
+        raise ConfigError("no more memory")
+    with monkeypatch.context() as patched:
+        patched.setattr("nearfield.bench.fidelity_report.report_fidelity", fails)
+        assert main(command) == 2
+    assert "no more memory" in capsys.readouterr().err and not out.exists()
     (made,) = (tmp_path / "small.partial").iterdir()
-    assert not out.exists()
     before = (made / "model.safetensors").stat().st_mtime_ns
-    assert main([*command, str(chats(tmp_path / "text.txt", "held out"))]) == 0
+    assert main(command) == 0
     assert (out / "model.safetensors").stat().st_mtime_ns == before and not (tmp_path / "small.partial").exists()
 
 

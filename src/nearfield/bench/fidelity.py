@@ -31,7 +31,7 @@ from nearfield.models.decoder import Decoder
 from nearfield.models.loader import choose_storage, load_decoder
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config
-from nearfield.models.tokenizer import load_tokenizer
+from nearfield.models.tokenizer import Tokenizer, load_tokenizer
 
 Progress = Callable[[int, int], None]
 
@@ -136,24 +136,36 @@ def _text(base: Path, candidate: Path, texts: Sequence[Path], tokens: int) -> Te
                          f"{specs[0].vocab_size}; give a model and one that was made of it")
     length = min(LENGTH, *(spec.max_positions for spec in specs))
     tokenizer = load_tokenizer(base)
-    count = max(_FEW, -(-tokens // (length // 2)))
+    count = _chunks(tokens, length)
     text = read_text(texts, tokenizer, count, length, least=_FEW)
     if _tokenizer_digest(base) != _tokenizer_digest(candidate):
         other = read_text(texts, load_tokenizer(candidate), count, length, least=_FEW)
         if not torch.equal(text.chunks, other.chunks):
             raise ModelError(f"{candidate}: its tokenizer cuts the text otherwise than that of {base}; give a model "
                              "and one that was made of it")
-    share = overlap(passages(text, tokenizer), _made_by(candidate))
-    if share > OVERLAP:
-        raise ConfigError(f"{', '.join(map(str, texts))}: {share:.0%} of its passages are in the text that {candidate} "
-                          "was made by, which would flatter it; give other text")
+    _check_unseen(text, tokenizer, texts, _made_by(candidate), f"{candidate} was made by")
     return text
 
 
-def check_text(base: Path, texts: Sequence[Path]) -> None:
-    """Raises ConfigError for files that cannot be read, or are too short to judge what is made of `base` by."""
-    spec = read_spec(Config.load(base / "config.json"))
-    read_text(texts, load_tokenizer(base), _FEW, min(LENGTH, spec.max_positions), least=_FEW)
+def check_text(base: Path, texts: Sequence[Path], tokens: int, seen: set[int]) -> None:
+    """Raises ConfigError for files that cannot be read, or cannot judge what will be made of `base`: too short, or of
+    the passages `seen` in its making."""
+    spec, tokenizer = read_spec(Config.load(base / "config.json")), load_tokenizer(base)
+    length = min(LENGTH, spec.max_positions)
+    text = read_text(texts, tokenizer, _chunks(tokens, length), length, least=_FEW)
+    _check_unseen(text, tokenizer, texts, seen | _made_by(base), "the stages read")
+
+
+def _chunks(tokens: int, length: int) -> int:
+    """Chunks of which so many tokens are scored: the second half of each."""
+    return max(_FEW, -(-tokens // (length // 2)))
+
+
+def _check_unseen(text: Text, tokenizer: Tokenizer, files: Sequence[Path], seen: set[int], by: str) -> None:
+    share = overlap(passages(text, tokenizer), seen)
+    if share > OVERLAP:
+        raise ConfigError(f"{', '.join(map(str, files))}: {share:.0%} of its passages are in the text that {by}, which "
+                          "would flatter it; give other text")
 
 
 def _made_by(candidate: Path) -> set[int]:

@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> int:
     check_out(args.out)
     open_device(args.device)
     source, found = find_model(args.model), dict[str, Any]()
-    check_recipe_texts(source, recipe)
+    seen = check_recipe_texts(source, recipe)
     if recipe.evaluate is not None:
-        check_text(source, recipe.evaluate.texts)
+        check_text(source, recipe.evaluate.texts, recipe.evaluate.tokens, seen)
     with tqdm(disable=None, leave=False) as bar:     # shown on a terminal only
         shown = 0
 

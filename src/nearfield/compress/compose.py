@@ -21,7 +21,7 @@ from nearfield.compress.folder import check_out, clear, held, other_files, parti
 from nearfield.compress.parent import read_parent
 from nearfield.compress.recipe import Recipe, Stage
 from nearfield.compress.report import REPORT, add_section, digest, parent_facts, read_report, versions
-from nearfield.compress.stages import RUNS, Run, check_stage, check_texts, spelled
+from nearfield.compress.stages import RUNS, Run, check_stage, passages_read, spelled
 from nearfield.core.errors import ConfigError, NearfieldError
 from nearfield.models.registry import read_spec
 from nearfield.models.spec import Config
@@ -73,15 +73,18 @@ def compress_folder(source: Path, out: Path, recipe: Recipe, *, device: str = "c
                           "command continues with the stages that are finished, or give another place") from None
 
 
-def check_recipe_texts(source: Path, recipe: Recipe) -> None:
+def check_recipe_texts(source: Path, recipe: Recipe) -> set[int]:
     """Read every stage's text as the stage will: what is too short for the last is told before the first.
 
-    Raises ConfigError, with the stage in front; ModelError for a folder without a tokenizer.
+    Returns hashes of their passages. Raises ConfigError, with the stage in front; ModelError for a folder without a
+    tokenizer.
     """
     spec, tokenizer = read_spec(Config.load(source / "config.json")), load_tokenizer(source)
+    seen = set[int]()
     for number, stage in enumerate(recipe.stages, 1):
         with _named(recipe, number):
-            check_texts(stage, spec, tokenizer)
+            seen |= passages_read(stage, spec, tokenizer)
+    return seen
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from nearfield.compress.calibrated import CHUNKS
 from nearfield.compress.calibrated import LEAST as CALIBRATED_LEAST
 from nearfield.compress.distill.folder import distill_folder
 from nearfield.compress.distill.plan import LEAST as DISTILL_LEAST
@@ -19,7 +20,7 @@ from nearfield.compress.quantize.choose import METHODS
 from nearfield.compress.quantize.options import FORMATS, QuantizeOptions
 from nearfield.compress.quantized import quantize_model
 from nearfield.compress.recipe import Kind, Stage, flag, number, one_of, whole
-from nearfield.compress.text import read_text
+from nearfield.compress.text import passages, read_text
 from nearfield.core.config import format_bytes, parse_bytes
 from nearfield.core.errors import ConfigError
 from nearfield.formats.groups import check_group
@@ -115,10 +116,14 @@ def check_stage(stage: Stage, config: Config, first: Config, before: Sequence[St
     return config
 
 
-def check_texts(stage: Stage, spec: ModelSpec, tokenizer: Tokenizer) -> None:
-    """Raises ConfigError for files that cannot be read, or are shorter than the stage needs."""
-    if stage.texts:
-        read_text(stage.texts, tokenizer, 1, min(LENGTH, spec.max_positions), _LEAST[stage.kind])
+def passages_read(stage: Stage, spec: ModelSpec, tokenizer: Tokenizer) -> set[int]:
+    """Hashes of the passages of the text that the stage will read. Raises ConfigError for files that cannot be read, or
+    are shorter than the stage needs."""
+    if not stage.texts:
+        return set()
+    length = min(LENGTH, spec.max_positions)
+    count = _distill_options(stage).chunks(length) if stage.kind == "distill" else CHUNKS
+    return passages(read_text(stage.texts, tokenizer, count, length, _LEAST[stage.kind]), tokenizer)
 
 
 def _check_quantize(place: str, spec: ModelSpec, target: Target | Fit) -> None:

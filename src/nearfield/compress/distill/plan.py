@@ -47,6 +47,10 @@ class DistillOptions:
         """Chunks of a step."""
         return 2 if self.tokens < _LONG else 4
 
+    def chunks(self, length: int) -> int:
+        """Chunks of `length` tokens that are wanted of a text, those that are held out among them."""
+        return self.tokens // length + HELD
+
     def check(self, length: int) -> None:
         """Raises ConfigError for options that make no training in chunks of `length` tokens."""
         if self.tokens < self.batch * length:
@@ -78,7 +82,7 @@ class DistillPlan:
         options.check(length)
         folder = pair.teacher.checkpoint.folder
         tokenizer = load_tokenizer(folder)
-        wanted = options.tokens // length + HELD
+        wanted = options.chunks(length)
         text = None if texts is None else read_text(texts, tokenizer, wanted, length, LEAST)
         if text is not None and (most := int(text.chunks.max())) >= pair.teacher.spec.vocab_size:
             raise ConfigError(f"{folder}: the tokenizer makes id {most}, config.json has a vocab_size of "
