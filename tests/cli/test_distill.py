@@ -41,6 +41,7 @@ def test_a_student_is_taught(pair: SmallPair, tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(("words", "message"), [
     ([], "--teacher"), (["--text", "a.txt"], "--teacher"), (["--teacher", "T"], "--text"),
     (["--teacher", "T", "--text", "a.txt", "--tokens", "lots"], "'lots' is not a number of tokens"),
+    (["--teacher", "T", "--text", "a.txt", "--tokens", "-5k"], "'-5k' is not a number of tokens, such as 300000"),
     (["--teacher", "T", "--txt", "a.txt"], "unknown option '--txt' (did you mean '--text'?)"),
     (["--teacher", "no/such/place", "--text", "a.txt"], "no/such/place: no such folder"),
 ])

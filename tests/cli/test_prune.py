@@ -33,6 +33,7 @@ def test_what_went_is_told_and_the_rest_serves(pocket: Path, tmp_path: Path, tex
 
 @pytest.mark.parametrize(("words", "message"), [
     (["--ffn", "0.8"], "pruning looks at text: give --calibration FILE"),
+    ([], "there is nothing to prune; give --ffn, --layers or --heads"),
     (["--calibration", "text.txt"], "there is nothing to prune; give --ffn, --layers or --heads"),
     (["--layers", "4", "--calibration", "text.txt"], "--layers says how many fewer: --layers -4, not 4"),
     (["--layers", "-6", "--calibration", "text.txt"], "the model has 6 layers, and one must stay"),

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nearfield.compress.analyze import analyze, half_of_row, two_of_four
 from nearfield.compress.prune.folder import CHUNKS, LEAST
 from nearfield.compress.text import read_text
+from nearfield.core.errors import ModelError
 from nearfield.models.tokenizer import load_tokenizer
 from tests.compress.prune_models import LENGTH, make_parent, make_text
 
@@ -57,3 +59,18 @@ def test_errors_are_those_of_the_outputs(tmp_path: Path) -> None:
                 lost = (x @ (dense * ~kept).T).square().mean() / (x @ dense.T).square().mean()
                 assert told[method] == pytest.approx(float(lost), rel=2e-2), (names, method)
             assert told["wanda"] < told["wanda_2_of_4"]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), [
+    ("layers.0.mlp.up_proj.weight", float("nan"),
+     r"tensor model.layers.0.mlp.up_proj.weight holds a number that is not finite; such a model cannot be analysed"),
+    ("layers.2.mlp.down_proj.weight", float("-inf"), r"tensor model.layers.2.mlp.down_proj.weight holds a number"),
+    ("layers.2.mlp.down_proj.weight", 3e38, "layer 2 makes numbers of the calibration text that are not finite")])
+def test_numbers_that_are_not_finite_are_refused(name: str, value: float, message: str, tmp_path: Path) -> None:
+    make_parent("llama", tmp_path / "parent")
+    file = tmp_path / "parent" / "model.safetensors"
+    tensors = load_file(file)
+    tensors[f"model.{name}"][0] = value
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(ModelError, match=message):
+        analyze(tmp_path / "parent", [make_text(tmp_path / "text.txt")])

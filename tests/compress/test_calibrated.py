@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from nearfield.compress.calibrated import quantize_calibrated
 from nearfield.compress.fit import Fit
 from nearfield.compress.folder import quantize_folder
 from nearfield.compress.plan import Target
+from nearfield.compress.quantize.choose import Method
 from nearfield.core.errors import ConfigError, ModelError
 from nearfield.kernels import select
 from nearfield.layers.attention import dense_inputs
@@ -155,7 +157,8 @@ def test_a_disk_that_is_full_keeps_what_is_finished(readable: Path, chats: Path,
 
 
 @pytest.mark.parametrize(("name", "factor", "message"), [
-    ("model.layers.1.mlp.up_proj.weight", float("nan"), r"layers\.1\.mlp\.gate_proj holds a number that is not finite"),
+    ("model.layers.1.mlp.up_proj.weight", float("nan"),
+     r"tensor model\.layers\.1\.mlp\.up_proj\.weight holds a number that is not finite"),
     ("model.layers.0.input_layernorm.weight", 1e38, r"its input, computed from the calibration text, is not finite"),
     ("model.embed_tokens.weight", float("nan"), r"layers\.0\.self_attn\.q_proj: its input, .* is not finite")])
 def test_numbers_that_are_not_finite_name_the_place(
@@ -165,7 +168,41 @@ def test_numbers_that_are_not_finite_name_the_place(
     save_readable(tmp_path / "parent", tensors)
     with pytest.raises(ModelError, match=message):
         quantize_calibrated(tmp_path / "parent", tmp_path / "out", W4, "gptq", [chats])
-    assert not (tmp_path / "out").exists()
+    assert listing(tmp_path) == (["out.partial", "parent"] if "layers.1" in name else ["parent"])   # layer 0 is there
+
+
+@pytest.mark.parametrize(("method", "value"), [("gptq", 7.1 * 65504), ("awq", -7.1 * 65504)])
+def test_a_weight_past_the_largest_scale_is_refused_in_int4_alone(
+        method: Method, value: float, chats: Path, tmp_path: Path) -> None:
+    tensors = readable_tensors()
+    tensors["model.layers.0.mlp.up_proj.weight"][3, 5] = value
+    parent = save_readable(tmp_path / "parent", tensors)
+    with pytest.raises(ModelError, match=r"layers\.0\.mlp\.up_proj\.weight holds .* 4\.65e\+05; int4.* --format w8"):
+        quantize_calibrated(parent, tmp_path / "out", W4, method, [chats])
+    assert listing(tmp_path) == ["parent"]
+    quantize_calibrated(parent, tmp_path / "w8", Target("w8"), method, [chats])
+
+
+def test_too_little_room_is_told_before_anything_is_computed(
+        readable: Path, chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where something is finished, that the same command continues with it."""
+    def stop(done: int, total: int) -> None:
+        seen.append(done)
+        if done == 5:
+            raise KeyboardInterrupt
+
+    seen: list[int] = []
+    usage = namedtuple("usage", "total used free")
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda path: usage(1 << 40, 0, 1 << 16))
+        with pytest.raises(ConfigError, match=r"64\.00 KiB free\); nothing is left of it; make room or give another"):
+            quantize_calibrated(readable, tmp_path / "out", W4, "gptq", [chats], progress=stop)
+        assert not seen and listing(tmp_path) == ["parent"]
+    with pytest.raises(KeyboardInterrupt, match="the same command continues"):
+        quantize_calibrated(readable, tmp_path / "out", W4, "gptq", [chats], progress=stop)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(1 << 40, 0, 1 << 16))
+    with pytest.raises(ConfigError, match=r"64\.00 KiB free\); make room, and the same command continues"):
+        quantize_calibrated(readable, tmp_path / "out", W4, "gptq", [chats], progress=stop)
 
 
 def test_text_that_repeats_itself_is_enough_and_text_that_is_too_short_is_not(
@@ -187,7 +224,7 @@ def test_a_device_that_is_not_there_is_told_before_anything_is_read(tmp_path: Pa
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     with pytest.raises(ConfigError, match="--device cuda: torch finds no CUDA device here; leave the option out"):
-        quantize_calibrated(tmp_path, tmp_path / "out", W4, "gptq", [tmp_path / "none.txt"], device="cuda")
+        quantize_calibrated(tmp_path / "parent", tmp_path / "out", W4, "gptq", [tmp_path / "none.txt"], device="cuda")
 
 
 def test_a_gpu_makes_codes_as_good(readable: Path, chats: Path, tmp_path: Path) -> None:

@@ -116,10 +116,25 @@ def test_what_cannot_fit_tells_the_smallest_that_can(
     with pytest.raises(ConfigError, match=rf"fit .* bytes\); the smallest possible is .* \({bounds[0]} bytes\); give "
                                           rf"--fit {bounds[0]}, or --profile compact"):
         quantize_calibrated(readable, tmp_path / "out", Fit(bounds[0] - 1), "gptq", [chats])
+    assert not (tmp_path / "out.partial").exists()
     quantize_calibrated(readable, tmp_path / "out", Fit(bounds[0]), "gptq", [chats])
     assert size(tmp_path / "out") == bounds[0]
     with pytest.raises(ConfigError, match=r"fit 1000 B; the smallest possible is .* give --fit \d+$"):
         quantize_calibrated(readable, tmp_path / "other", Fit(1000, "compact"), "gptq", [chats])
+
+
+def test_what_cannot_fit_leaves_alone_what_another_run_has_finished(
+        readable: Path, chats: Path, bounds: tuple[int, int], tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quantize_calibrated(readable, tmp_path / "out", Fit(bounds[1]), "gptq", [chats], progress=stop)
+    before = sorted(tmp_path.rglob("out.partial/*/*"))
+    with pytest.raises(ConfigError, match="cannot be made to fit"):
+        quantize_calibrated(readable, tmp_path / "out", Fit(1000), "gptq", [chats])
+    assert sorted(tmp_path.rglob("out.partial/*/*")) == before != []
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -149,9 +149,32 @@ def test_too_little_room_is_told_before_anything_is_written(
         parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(1 << 40, 0, 1 << 16))
-    with pytest.raises(ConfigError, match=r"needed and 64\.00 KiB free; make room or give another place"):
+    with pytest.raises(ConfigError, match=r"needed and 64\.00 KiB free\); nothing is left of it; make room or"):
         quantize_folder(parent, tmp_path / "out", W4)
     assert listing(tmp_path) == ["parent"]
+
+
+def test_a_weight_past_the_largest_scale_is_refused_in_int4_alone(tmp_path: Path) -> None:
+    """int4's scales are fp16, which would clip it to 458,528."""
+    tensors, name = small_tensors(), "model.layers.1.mlp.up_proj.weight"
+    for value in (7 * 65504, -7.1 * 65504):
+        tensors[name] = tensors[name].float()
+        tensors[name][3, 5] = value
+        save_model(tmp_path / f"{value:.0f}", tensors)
+    quantize_folder(tmp_path / "458528", tmp_path / "most", W4)
+    assert float(load_file(tmp_path / "most" / "model.safetensors")[name + "_scale"].max()) == 65504
+    with pytest.raises(ModelError, match=rf"tensor {name} holds a number of the size 4\.65e\+05; int4, .* --format w8"):
+        quantize_folder(tmp_path / "-465078", tmp_path / "out", W4)
+    quantize_folder(tmp_path / "-465078", tmp_path / "w8", W8)
+
+
+def test_a_folder_in_the_models_own_is_refused(parent: Path, tmp_path: Path) -> None:
+    """By whatever name: reading the model again would find two."""
+    (tmp_path / "link").symlink_to(parent)
+    for out in (parent / "out", tmp_path / "link" / "out", parent / ".." / "parent" / "out"):
+        with pytest.raises(ConfigError, match="out: would lie in the model's own folder, .*parent; give another place"):
+            quantize_folder(parent, out, W4)
+    assert listing(parent) == ["config.json", "model.safetensors"]
 
 
 RUN = "import sys; from nearfield.cli.main import main; sys.exit(main(['quantize', *sys.argv[1:]]))"

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,9 @@ def broken(folder: Path, name: str, change: Any) -> None:
 
 @pytest.mark.parametrize(("name", "value", "options", "message"), [
     ("model.layers.1.mlp.down_proj.weight", float("nan"), PruneOptions(ffn=0.7),
-     "layers.1.mlp.down_proj holds a number that is not finite; such a model cannot be pruned"),
+     r"tensor model.layers.1.mlp.down_proj.weight holds a number that is not finite; such a model cannot be pruned"),
+    ("model.layers.0.mlp.up_proj.weight", float("inf"), PruneOptions(ffn=0.7),
+     "tensor model.layers.0.mlp.up_proj.weight holds a number that is not finite; such a model cannot be pruned"),
     ("model.layers.1.input_layernorm.weight", float("nan"), PruneOptions(ffn=0.7),
      "layers.1.self_attn.q_proj: its input, computed from the calibration text, is not finite"),
     ("model.layers.1.mlp.up_proj.weight", 3e38, PruneOptions(layers=-1),
@@ -208,6 +211,7 @@ def test_numbers_that_are_not_finite_stop_it(name: str, value: float, options: P
     with pytest.raises(ModelError, match=message):
         prune_folder(tmp_path / "parent", tmp_path / "out", options, [text])
     assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out.partial").exists() == (options.layers is None and "layers.1" in name)  # layer 0 is finished
 
 
 def test_channels_that_never_speak_are_the_first_to_go(tmp_path: Path, text: Path) -> None:
@@ -234,6 +238,8 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path: Path, text: Path
     make_parent("llama-mha-tied", parent)
     short = make_text(tmp_path / "short.txt", 7 * LENGTH)
     some = PruneOptions(ffn=0.7)
+    with pytest.raises(ConfigError, match="there is nothing to prune"):
+        prune_folder(parent, out, PruneOptions(), [])
     with pytest.raises(ConfigError, match="pruning looks at text: give --calibration FILE"):
         prune_folder(parent, out, some, [])
     with pytest.raises(ConfigError, match=f"448 tokens, {LEAST * LENGTH} are needed at least .*; give more text"):
@@ -244,7 +250,27 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path: Path, text: Path
         prune_folder(parent, out, PruneOptions(layers=-3), [text])
     with pytest.raises(ConfigError, match="parent: exists already"):
         prune_folder(parent, parent, some, [text])
+    with pytest.raises(ConfigError, match="sub: would lie in the model's own folder"):
+        prune_folder(parent, parent / "sub", some, [text])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["parent", "short.txt", "text.txt"]
+
+
+@pytest.mark.parametrize("options", [PruneOptions(layers=-1), PruneOptions(ffn=0.7, heads=-1)])
+def test_too_little_room_is_told_before_anything_is_computed(options: PruneOptions, tmp_path: Path, text: Path,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the size that the model will have, to the byte."""
+    make_parent("llama", tmp_path / "parent")
+    usage = namedtuple("usage", "total used free")
+    seen: list[int] = []
+    prune_folder(tmp_path / "parent", tmp_path / "alone", options, [text])
+    need = report(tmp_path / "alone")["bytes"]["after"]
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(1 << 40, 0, need - 1))
+    with pytest.raises(ConfigError, match=r"out: cannot be written \(.* needed and .* free\); nothing is left of it"):
+        prune_folder(tmp_path / "parent", tmp_path / "out", options, [text],
+                     progress=lambda done, total: seen.append(done))
+    assert seen in ([], [0]) and not (tmp_path / "out.partial").exists()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(1 << 40, 0, need))
+    prune_folder(tmp_path / "parent", tmp_path / "out", options, [text])
 
 
 def test_a_disk_that_fails_keeps_what_was_finished(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:

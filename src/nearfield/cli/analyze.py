@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     print(table(result))
     print(f"\n{NOTE}")
     if args.json:
-        print(json.dumps(result))
+        print(json.dumps(result, allow_nan=False))
     return 0
 
 

@@ -9,6 +9,7 @@ import argparse
 import errno
 import gc
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -60,6 +61,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(prog=prog, description=description, allow_abbrev=False)
+        self._negative_number_matcher = re.compile(r"-\.?\d")     # -5k is no option either: its type says what is wrong
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")

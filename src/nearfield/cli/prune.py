@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from nearfield.models.loader import find_model
 
     options = PruneOptions(args.ffn, args.layers, args.heads, args.compensate)
+    options.check(args.calibration is not None)
     open_device(args.device)
     source = find_model(args.model)
     with tqdm(desc="pruning", unit="layer", disable=None, leave=False) as bar:   # shown on a terminal only

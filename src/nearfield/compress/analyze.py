@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nearfield.compress.device import computing_on, open_device
+from nearfield.compress.finite import check_finite, overflowing
 from nearfield.compress.folder import Progress
 from nearfield.compress.gram import output_error
 from nearfield.compress.parent import Parent, read_parent
@@ -36,7 +37,8 @@ def analyze(source: Path, texts: Sequence[Path], *, device: str = "cpu",
     """The document that `nearfield analyze --json` prints. device: "cpu" or "cuda", of the computation. `progress`:
     layers done, and all.
 
-    Raises ModelError for a model that cannot be read or is stored as codes, ConfigError for text that is too short.
+    Raises ModelError for a model that cannot be read, is stored as codes or makes numbers that are not finite,
+    ConfigError for text that is too short.
     """
     place = open_device(device)
     parent = read_parent(source)
@@ -56,6 +58,8 @@ def _layers(parent: Parent, chunks: Tensor, device: torch.device, progress: Prog
         progress(i, len(places))
         before, look = states.clone(), _Look(parent, here)
         walk.layer(read_layer(parent, ops, i, device), here, states, look)
+        if not bool(states.isfinite().all()):
+            raise overflowing(parent.checkpoint.folder, i)
         similar = functional.cosine_similarity(before, states, dim=-1).double().mean()
         layers.append({"layer": i, "influence": _short(1 - float(similar)), **look.widths, "matrices": look.matrices})
     progress(len(places), len(places))
@@ -85,6 +89,7 @@ class _Look:
 
     def __call__(self, site: Site, dense: Tensor, norm: Tensor | None, gram: Tensor) -> tuple[Tensor, Tensor | None]:
         spec = self.parent.spec
+        check_finite(self.parent.checkpoint.folder, site.parts, dense, "analysed")
         wanda = dense.abs() * gram.diagonal().sqrt().float()
         kept = {"magnitude": half_of_row(dense.abs()), "wanda": half_of_row(wanda)}
         if dense.shape[1] % 4 == 0:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from nearfield.compress.device import computing_on, open_device
-from nearfield.compress.fit import Fit, fit_plan
+from nearfield.compress.finite import check_codable
+from nearfield.compress.fit import Fit, check_fits, fit_plan
 from nearfield.compress.folder import (
     Progress,
     check_out,
@@ -31,7 +32,6 @@ from nearfield.compress.quantize.choose import Method, quantise
 from nearfield.compress.report import REPORT, add_section, run_facts
 from nearfield.compress.text import read_text, text_facts
 from nearfield.compress.walk import Site, sites
-from nearfield.core.errors import ModelError
 from nearfield.formats.compressed import encode, split
 from nearfield.formats.shards import SHARD_BYTES
 from nearfield.models.tokenizer import load_tokenizer
@@ -62,9 +62,11 @@ def quantize_calibrated(source: Path, out: Path, target: Target | Fit, method: M
     Raises ModelError for a model that cannot be quantised so, ConfigError for texts that are too short, for a size
     that nothing fits, or where `out` cannot be written; finished layers are kept beside it.
     """
-    check_out(out)
+    check_out(out, source)
     place = open_device(device)
     plan = make_plan(source, target) if isinstance(target, Target) else open_plan(source, target.profile)
+    if isinstance(target, Fit):
+        check_fits(plan, target, shard_bytes)
     tokenizer = load_tokenizer(source)
     text = read_text(texts, tokenizer, CHUNKS, min(LENGTH, plan.spec.max_positions), LEAST)
     recipe = {**target.recipe, "method": method, "chunks": len(text.chunks), "chunk": text.chunks.shape[1]}
@@ -75,10 +77,10 @@ def quantize_calibrated(source: Path, out: Path, target: Target | Fit, method: M
             measured = Journal(partial / "measured", run)
             plan = fit_plan(plan, target, method, text.chunks, measured, place, shard_bytes, progress)
             facts |= {"bytes": run_facts(plan, {})["bytes"]}
-        journal = Journal(partial / "layers", run)
-        run_pass(plan, text.chunks, journal, lambda states: _Layer(plan, method), place, progress)
         whole = empty_model(partial)
         check_space(partial, sum(entry.nbytes for entry in plan.entries().values()))
+        journal = Journal(partial / "layers", run)
+        run_pass(plan, text.chunks, journal, lambda states: _Layer(plan, method), place, progress)
         write_model(plan, whole, _Layers(plan, journal), shard_bytes)
         add_section(whole / REPORT, "quantize", {
             **facts, "calibration": text_facts(text, tokenizer), **told(journal, plan.spec.num_layers)})
@@ -93,10 +95,8 @@ class _Layer:
         self.facts: list[Any] = []
 
     def __call__(self, site: Site, dense: Tensor, norm: Tensor | None, gram: Tensor) -> tuple[Tensor, Tensor | None]:
-        if not bool(dense.isfinite().all()):
-            raise ModelError(f"{self._plan.checkpoint.folder}: {site.label} holds a number that is not finite; such "
-                             "a model cannot be quantised")
         scheme = self._plan.schemes[next(iter(site.parts))]
+        check_codable(self._plan.checkpoint.folder, site.parts, dense, scheme)
         form = packer(scheme)
         made = quantise(self._method, form, dense, norm, gram)
         for name, part in split(made.packed, site.parts).items():

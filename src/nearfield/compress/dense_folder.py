@@ -22,7 +22,7 @@ def write_dense(parent: Path, folder: Path, config: Mapping[str, Any], entries: 
     """Fill the empty `folder`: `config` is all of config.json, `made` gives each of the tensors `entries`, in their
     order, and other files are copied from `parent`. `progress`: tensors done, and all.
 
-    Raises ConfigError where there is no room, OSError as writing does, ValueError for a tensor that is not its entry.
+    Raises OSError where there is no room and as writing does, ValueError for a tensor that is not its entry.
     """
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for done, name in enumerate(entries):
@@ -40,7 +40,7 @@ def make_dense(parent: Path, out: Path, config: Mapping[str, Any], entries: Mapp
                shard_bytes: int = SHARD_BYTES, progress: Progress = lambda done, total: None) -> None:
     """Make the new folder `out`, whole or not at all: as `write_dense`, with a `section` in its report.json that
     holds `facts` and the seconds it took. Raises ConfigError where `out` cannot be written."""
-    check_out(out)
+    check_out(out, parent)
     start = time.monotonic()
     with made_whole(out) as folder:
         write_dense(parent, folder, config, entries, made, shard_bytes=shard_bytes, progress=progress)

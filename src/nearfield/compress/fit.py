@@ -53,10 +53,7 @@ def fit_plan(plan: Plan, target: Fit, method: Method, ids: Tensor, journal: Jour
     Measured by `method` on ids [B, T]; `journal` keeps what is measured. Raises ConfigError, with the smallest size,
     where nothing fits.
     """
-    places = [site for layer in sites(plan.spec) for site in layer]
-    smallest = _bytes(plan.coded(_alike(places, [schemes_of(site)[-1] for site in places])), shard_bytes)
-    if smallest > target.nbytes:
-        raise ConfigError(_too_small(plan, target, smallest))
+    places, smallest = _places(plan), check_fits(plan, target, shard_bytes)
     run_pass(plan, ids, journal, lambda states: _Measure(method, states), device, progress)
     costs = told(journal, plan.spec.num_layers)["sites"]
     things = [[(_site_bytes(site, scheme), cost) for scheme, cost in zip(schemes_of(site), found, strict=True)]
@@ -68,6 +65,15 @@ def fit_plan(plan: Plan, target: Fit, method: Method, ids: Tensor, journal: Jour
             return fitted
         room -= over        # the headers of files, which name and place each tensor, differ by some bytes
     raise ConfigError(_too_small(plan, target, smallest + 1))
+
+
+def check_fits(plan: Plan, target: Fit, shard_bytes: int) -> int:
+    """The bytes of the smallest files. Raises ConfigError, which tells them, where `target` is less."""
+    places = _places(plan)
+    smallest = _bytes(plan.coded(_alike(places, [schemes_of(site)[-1] for site in places])), shard_bytes)
+    if smallest > target.nbytes:
+        raise ConfigError(_too_small(plan, target, smallest))
+    return smallest
 
 
 def schemes_of(site: Site) -> list[Scheme]:
@@ -105,6 +111,10 @@ class _Measure:
             self._size += added
             self.facts[-2:] = [[cost * added / self._size for cost in found] for found in self.facts[-2:]]
         return dense, norm
+
+
+def _places(plan: Plan) -> list[Site]:
+    return [site for layer in sites(plan.spec) for site in layer]
 
 
 def _alike(places: list[Site], schemes: list[Scheme]) -> dict[str, Scheme]:

@@ -5,6 +5,7 @@ when it is whole, so that there is never half a model. Norms stay dense, and emb
 so: not every version of vLLM reads them otherwise, and here they become int8 at load.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -17,10 +18,11 @@ from typing import Any
 
 from torch import Tensor
 
+from nearfield.compress.finite import check_codable
 from nearfield.compress.plan import Plan, Target, make_plan, packer, stored_name
 from nearfield.compress.report import REPORT, add_section, run_facts
 from nearfield.core.config import format_bytes
-from nearfield.core.errors import ConfigError, ModelError
+from nearfield.core.errors import ConfigError
 from nearfield.formats.checkpoint import PICKLES, Entry
 from nearfield.formats.compressed import encode
 from nearfield.formats.shards import SHARD_BYTES, ShardWriter
@@ -40,7 +42,7 @@ def quantize_folder(source: Path, out: Path, target: Target, *, shard_bytes: int
 
     Raises ModelError for a model that cannot be quantised so, ConfigError where `out` cannot be written.
     """
-    check_out(out)
+    check_out(out, source)
     plan, start = make_plan(source, target), time.monotonic()
     with made_whole(out) as folder:
         check_space(folder, sum(entry.nbytes for entry in plan.entries().values()))
@@ -49,20 +51,23 @@ def quantize_folder(source: Path, out: Path, target: Target, *, shard_bytes: int
             **run_facts(plan, {**target.recipe, "method": "rtn"}), "seconds": round(time.monotonic() - start, 1)})
 
 
-def check_out(out: Path) -> None:
-    """Raises ConfigError where there is something at `out`, or no folder to make it in."""
+def check_out(out: Path, *sources: Path) -> None:
+    """Raises ConfigError where there is something at `out`, no folder to make it in, or one of the models' `sources`
+    around it."""
     if out.exists():
         raise ConfigError(f"{out}: exists already; give a new folder, or remove it first")
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"{out.absolute().parent}: no such folder; make it first")
+    for source in sources:
+        if out.resolve().is_relative_to(source.resolve()):
+            raise ConfigError(f"{out}: would lie in the model's own folder, {source}; give another place")
 
 
 def check_space(folder: Path, nbytes: int) -> None:
-    """Raises ConfigError where the disk of `folder` has less room."""
+    """Raises OSError, as a disk that is full does, where that of `folder` has less room."""
     free = shutil.disk_usage(folder).free
     if nbytes > free:
-        raise ConfigError(f"{folder.parent}: {format_bytes(nbytes)} are needed and {format_bytes(free)} free; "
-                          "make room or give another place")
+        raise OSError(errno.ENOSPC, f"{format_bytes(nbytes)} are needed and {format_bytes(free)} free")
 
 
 def write_model(plan: Plan, folder: Path, made: Callable[[str], Mapping[str, Tensor]], shard_bytes: int,
@@ -177,16 +182,23 @@ def made_whole(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def made_in_steps(out: Path) -> Iterator[Path]:
-    """A folder for what a long run finishes on its way; when the block ends, `model` in it (see `empty_model`) becomes
-    `out`, and the rest goes. Where the block fails, all stays for the same command to continue with."""
+    """A folder for what a long run finishes on its way (kept.py); when the block ends, `model` in it (see
+    `empty_model`) becomes `out`, and the rest goes. Where the block fails, all stays for the same command to continue
+    with, if anything is finished."""
     try:
         with held(out) as partial:
-            yield partial
+            try:
+                yield partial
+            except BaseException:
+                if not any(partial.rglob("*.safetensors")):
+                    shutil.rmtree(partial, ignore_errors=True)
+                raise
             (partial / _MODEL).rename(out)
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        raise ConfigError(f"{error.filename or partial_of(out)}: cannot be written ({error.strerror}); make room, and "
-                          "the same command continues with the layers that are finished, or give another place"
+        left = ("make room, and the same command continues with what is finished, or" if partial_of(out).exists()
+                else "nothing is left of it; make room or")
+        raise ConfigError(f"{error.filename or out}: cannot be written ({error.strerror}); {left} give another place"
                           ) from None
 
 
@@ -201,12 +213,10 @@ def empty_model(partial: Path) -> Path:
 def rounded(plan: Plan, name: str) -> dict[str, Tensor]:
     """What is stored of the parent's tensor called `name`: itself, or codes of it by rounding to nearest.
 
-    Raises ModelError for numbers that are not finite.
+    Raises ModelError for numbers that codes cannot stand for.
     """
     dense, new = plan.checkpoint.stored(name), plan.names[name]
     if (scheme := plan.schemes.get(new)) is None:
         return {new: dense}
-    if not bool(dense.isfinite().all()):
-        raise ModelError(f"{plan.checkpoint.folder}: tensor {name} holds a number that is not finite; "
-                         "such a model cannot be quantised")
+    check_codable(plan.checkpoint.folder, {name: tuple(dense.shape)}, dense, scheme)
     return {stored_name(new, end): tensor for end, tensor in encode(packer(scheme).pack(dense), scheme).items()}

@@ -240,5 +240,5 @@ def test_a_full_disk_is_told_and_the_same_command_continues(pair: SmallPair, mad
 def test_too_little_room_is_told_first(pair: SmallPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(1 << 40, 0, 1 << 16))
-    with pytest.raises(ConfigError, match=r"needed and 64\.00 KiB free; make room or give another place"):
+    with pytest.raises(ConfigError, match=r"needed and 64\.00 KiB free\); nothing is left of it; make room or"):
         distill_folder(pair.student, pair.teacher, tmp_path / "out", SHORT, [pair.text])

@@ -32,7 +32,7 @@ def distill_folder(student: Path, teacher: Path, out: Path, options: DistillOpti
     Raises ModelError for models that do not go together or learn nothing, ConfigError for text that is too short,
     or where `out` cannot be written; what is finished is kept beside it.
     """
-    check_out(out)
+    check_out(out, student, teacher)
     place = open_device(device)
     plan = DistillPlan.make(Pair.read(student, teacher), options, texts)
     facts = {**plan.facts(), "device": device}

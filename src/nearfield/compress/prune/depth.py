@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nearfield.compress.finite import overflowing
 from nearfield.compress.parent import Parent
 from nearfield.compress.stream import embedded, read_head, read_layer
-from nearfield.core.errors import ModelError
 from nearfield.kernels import select
 from nearfield.kernels.ops import OpTable
 from nearfield.layers.attention import dense_inputs
@@ -55,8 +55,7 @@ class Passes:
         for i in range(self.parent.spec.num_layers):
             after = self._through(read_layer(self.parent, self.ops, i, self.device), states, self.chunks)
             if not bool(after.isfinite().all()):
-                raise ModelError(f"{self.parent.checkpoint.folder}: layer {i} makes numbers of the calibration text "
-                                 "that are not finite; the checkpoint is damaged, or the layer overflows")
+                raise overflowing(self.parent.checkpoint.folder, i)
             found.append(1 - float(functional.cosine_similarity(states, after, dim=-1).double().mean()))
             states = after
             self.layer_done()

@@ -18,17 +18,16 @@ from torch import Tensor
 
 from nearfield.compress.dense_folder import write_dense
 from nearfield.compress.device import computing_on, open_device
-from nearfield.compress.folder import Progress, check_out, empty_model, made_in_steps
+from nearfield.compress.folder import Progress, check_out, check_space, empty_model, made_in_steps
 from nearfield.compress.journal import Journal
 from nearfield.compress.parent import Parent, read_parent
 from nearfield.compress.prune.depth import CHECKED, Choice, Passes, next_choice, told
-from nearfield.compress.prune.layer import LayerCut, PrunedTensors
+from nearfield.compress.prune.layer import LayerCut, PrunedTensors, pruned_entries
 from nearfield.compress.prune.options import PruneOptions, Sizes, sizes
 from nearfield.compress.report import REPORT, add_section, parent_facts, versions
 from nearfield.compress.stream import embedded, read_layer
 from nearfield.compress.text import read_text, text_facts
 from nearfield.compress.walk import Walk, sites
-from nearfield.core.errors import ConfigError
 from nearfield.formats.shards import SHARD_BYTES
 from nearfield.kernels import select
 from nearfield.models.reshape import smaller_config
@@ -47,14 +46,14 @@ def prune_folder(source: Path, out: Path, options: PruneOptions, texts: Sequence
     model that cannot be pruned, ConfigError for options that leave nothing, texts that are too short, or where `out`
     cannot be written; what was finished is kept.
     """
-    if not texts:
-        raise ConfigError("pruning looks at text: give --calibration FILE, text like what the model will be used for")
-    check_out(out)
+    options.check(bool(texts))
+    check_out(out, source)
     place = open_device(device)
     parent = read_parent(source)
     wanted = sizes(parent.spec, options)
     # Refused before anything is computed: which layers go does not matter to it.
-    smaller_config(parent.config, range(wanted.layers), wanted.inner, wanted.kv_heads)
+    any_config = smaller_config(parent.config, range(wanted.layers), wanted.inner, wanted.kv_heads)
+    nbytes = sum(entry.nbytes for entry in pruned_entries(parent, any_config, range(wanted.layers)).values())
     tokenizer = load_tokenizer(source)
     text = read_text(texts, tokenizer, CHUNKS, min(LENGTH, parent.spec.max_positions), LEAST)
     facts = {"recipe": asdict(options), "parent": parent_facts(parent.checkpoint), "versions": versions(),
@@ -62,13 +61,15 @@ def prune_folder(source: Path, out: Path, options: PruneOptions, texts: Sequence
     run = {**facts, "threads": torch.get_num_threads(), "text": hashlib.sha256(text.chunks.numpy().data).hexdigest()}
     counted = _Counted(parent, wanted, progress)
     with computing_on(place), made_in_steps(out) as partial:
+        whole = empty_model(partial)
+        check_space(partial, nbytes)
         layers, depth = _choose_layers(parent, wanted, text.chunks, place, partial / "depth", run, counted)
         journal = Journal(partial / "width", {**run, "layers": layers})
         if counted.walks:
             _cut_layers(parent, wanted, layers, options.compensate, text.chunks, place, journal, counted)
         spent = [journal.facts(i) for i in range(journal.done)]
         config = smaller_config(parent.config, layers, wanted.inner, wanted.kv_heads)
-        made, whole = PrunedTensors(parent, config, layers, journal), empty_model(partial)
+        made = PrunedTensors(parent, config, layers, journal)
         write_dense(source, whole, config, made.entries(), made, shard_bytes=shard_bytes)
         add_section(whole / REPORT, "prune", {
             **facts, "calibration": text_facts(text, tokenizer), **_shapes(parent, wanted), "layers": depth,

@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import Tensor
 
+from nearfield.compress.finite import check_finite
 from nearfield.compress.journal import Journal
 from nearfield.compress.parent import Parent
 from nearfield.compress.prune.options import Sizes
 from nearfield.compress.prune.width import Cut, columns_of, cut
 from nearfield.compress.walk import Site
-from nearfield.core.errors import ModelError
 from nearfield.formats.checkpoint import Entry
 from nearfield.models.inventory import take_inventory
 from nearfield.models.registry import read_spec
@@ -33,9 +33,7 @@ class LayerCut:
 
     def __call__(self, site: Site, dense: Tensor, norm: Tensor | None, gram: Tensor) -> tuple[Tensor, Tensor | None]:
         spec, wanted = self._parent.spec, self._wanted
-        if not bool(dense.isfinite().all()):
-            raise ModelError(f"{self._parent.checkpoint.folder}: {site.label} holds a number that is not finite; such "
-                             "a model cannot be pruned")
+        check_finite(self._parent.checkpoint.folder, site.parts, dense, "pruned")
         if site is self._out and wanted.kv_heads < spec.num_kv_heads:
             unit = spec.num_heads // spec.num_kv_heads * spec.head_dim
             made = cut(dense, gram, unit, wanted.kv_heads, compensate=self._compensate)
@@ -61,22 +59,17 @@ class PrunedTensors:
 
     def __init__(self, parent: Parent, config: Mapping[str, Any], layers: Sequence[int], journal: Journal) -> None:
         self._parent, self._layers, self._journal = parent, layers, journal
-        self._spec = read_spec(Config(config, parent.config.path))
+        self._entries = pruned_entries(parent, config, layers)
         self._old = {new: name for name, new in parent.names.items()}
         self._held: tuple[int, dict[str, Tensor]] = -1, {}
 
     def entries(self) -> dict[str, Entry]:
         """Every tensor, layer by layer."""
-        found = take_inventory(self._spec)
-        shapes: dict[str, tuple[int, ...]] = {**found.tables, **{name: (size,) for name, size in found.vectors.items()}}
-        for parts in found.linears:
-            shapes |= parts
-        dtypes = {name: self._parent.checkpoint.entry(self._old[self._source(name)[1]]).dtype for name in shapes}
-        return {name: Entry(shapes[name], dtypes[name]) for name in sorted(shapes, key=self._place)}
+        return self._entries
 
     def __call__(self, name: str) -> Tensor:
         """One of them."""
-        index, old = self._source(name)
+        index, old = _source(name, self._layers)
         cuts = {} if index is None else self._cuts(index)
         *_, part, _ = name.split(".")
         if part == "o_proj" and name.endswith(".weight") and _OUT in cuts:
@@ -92,21 +85,34 @@ class PrunedTensors:
             return tensor[columns_of(cuts[kept], unit)]
         return tensor
 
-    def _source(self, name: str) -> tuple[int | None, str]:
-        """The number of a tensor's layer, if it is of one, and its name in the parent."""
-        index, rest = _layer(name)
-        return (None, name) if index is None else (index, f"model.layers.{self._layers[index]}.{rest}")
-
-    def _place(self, name: str) -> int:
-        index, _ = _layer(name)
-        return -1 if index is None else index
-
     def _cuts(self, index: int) -> dict[str, Tensor]:
         if index >= self._journal.done:
             return {}                               # only whole layers went
         if self._held[0] != index:
             self._held = index, self._journal.layer(index)
         return self._held[1]
+
+
+def pruned_entries(parent: Parent, config: Mapping[str, Any], layers: Sequence[int]) -> dict[str, Entry]:
+    """Every tensor of the pruned model, layer by layer: `config` is its config.json, `layers` are those that stay."""
+    found = take_inventory(read_spec(Config(config, parent.config.path)))
+    shapes: dict[str, tuple[int, ...]] = {**found.tables, **{name: (size,) for name, size in found.vectors.items()}}
+    for parts in found.linears:
+        shapes |= parts
+    old = {new: name for name, new in parent.names.items()}
+    dtypes = {name: parent.checkpoint.entry(old[_source(name, layers)[1]]).dtype for name in shapes}
+    return {name: Entry(shapes[name], dtypes[name]) for name in sorted(shapes, key=_place)}
+
+
+def _source(name: str, layers: Sequence[int]) -> tuple[int | None, str]:
+    """The number of a tensor's layer, if it is of one, and its name in the parent."""
+    index, rest = _layer(name)
+    return (None, name) if index is None else (index, f"model.layers.{layers[index]}.{rest}")
+
+
+def _place(name: str) -> int:
+    index, _ = _layer(name)
+    return -1 if index is None else index
 
 
 def _layer(name: str) -> tuple[int | None, str]:

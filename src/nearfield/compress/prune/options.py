@@ -26,6 +26,14 @@ class PruneOptions:
     heads: int | None = None
     compensate: bool = True
 
+    def check(self, with_text: bool = True) -> None:
+        """Raises ConfigError where nothing would go, or no text shows what can."""
+        if self.ffn is None and self.layers is None and self.heads is None:
+            raise ConfigError("there is nothing to prune; give --ffn, --layers or --heads")
+        if not with_text:
+            raise ConfigError("pruning looks at text: give --calibration FILE, text like what the model will be used "
+                              "for")
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -38,8 +46,7 @@ class Sizes:
 
 def sizes(spec: ModelSpec, options: PruneOptions) -> Sizes:
     """The sizes of the pruned model. Raises ConfigError where nothing would go, or nothing stay."""
-    if options.ffn is None and options.layers is None and options.heads is None:
-        raise ConfigError("there is nothing to prune; give --ffn, --layers or --heads")
+    options.check()
     return Sizes(_fewer("--layers", "layers", spec.num_layers, options.layers),
                  spec.intermediate_size if options.ffn is None else _narrower(spec.intermediate_size, options.ffn),
                  _fewer("--heads", "key/value heads", spec.num_kv_heads, options.heads))
