@@ -110,6 +110,14 @@ def test_texts_that_are_too_short_for_a_later_stage_are_told_before_the_first(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["long.txt", "recipe.toml", "short.txt"]
 
 
+def test_the_new_folder_is_not_one_of_the_models_own(
+        recipe: Path, pocket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = chats(tmp_path / "text.txt", "held out")
+    assert main(["compress", str(pocket), str(pocket / "small"), "--recipe", str(recipe), "--text", str(text)]) == 2
+    assert "would lie in the model's own folder" in capsys.readouterr().err
+    assert not list(pocket.glob("small*"))
+
+
 def test_mistakes_are_one_line(recipe: Path, pocket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "small")
     for words, message in (

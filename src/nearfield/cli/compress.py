@@ -38,9 +38,9 @@ def run(args: argparse.Namespace) -> int:
     from nearfield.models.loader import find_model, weight_bytes
 
     recipe = read_recipe(args.recipe, KINDS, args.calibration, args.text)
-    check_out(args.out)
     open_device(args.device)
     source, found = find_model(args.model), dict[str, Any]()
+    check_out(args.out, source)
     seen = check_recipe_texts(source, recipe)
     if recipe.evaluate is not None:
         check_text(source, recipe.evaluate.texts, recipe.evaluate.tokens, seen)

@@ -40,7 +40,7 @@ def compress_folder(source: Path, out: Path, recipe: Recipe, *, device: str = "c
     it what is measured. Raises ConfigError or ModelError, with the stage in front, as the stages do; what is finished
     is kept beside `out`.
     """
-    check_out(out)
+    check_out(out, source)
     open_device(device)
     model = read_parent(source)
     config = model.config
