@@ -47,12 +47,14 @@ class _Held(Tensor):
         made.held = held
         return made
 
+    # torch gives a subclass this method to define, but its types call it a function of C that none may change.
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
             cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, dict(kwargs or {}))
 
 
+# torch's modes have no types.
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Makes and moves tensors where that is asked."""
 

@@ -220,9 +220,9 @@ def test_text_that_repeats_itself_is_enough_and_text_that_is_too_short_is_not(
     assert listing(tmp_path) == ["out", "parent", "text.txt"]
 
 
-def test_a_device_that_is_not_there_is_told_before_anything_is_read(tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a CUDA device")
+def test_a_device_that_is_not_there_is_told_before_anything_is_read(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="--device cuda: torch finds no CUDA device here; leave the option out"):
         quantize_calibrated(tmp_path / "parent", tmp_path / "out", W4, "gptq", [tmp_path / "none.txt"], device="cuda")
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nearfield.compress.parent import read_parent
 from nearfield.compress.stream import embedded, read_layer
-from nearfield.compress.walk import Site, Walk, sites
+from nearfield.compress.walk import Change, Site, Walk, sites
 from nearfield.core.errors import ModelError
 from nearfield.kernels import select
 from nearfield.kernels.reference.dense import rms_norm
@@ -23,12 +23,12 @@ def unchanged(site: Site, dense: Tensor, norm: Tensor | None, gram: Tensor) -> t
     return dense, norm
 
 
-def walked(folder: Path, change: object) -> Tensor:
+def walked(folder: Path, change: Change) -> Tensor:
     """The states behind the last layer."""
     parent, ops = read_parent(folder), select.plain("fp32")
     walk, states = Walk(parent.spec, ops, IDS.shape[1]), embedded(parent, IDS)
     for i, places in enumerate(sites(parent.spec)):
-        walk.layer(read_layer(parent, ops, i), places, states, change)  # type: ignore[arg-type]
+        walk.layer(read_layer(parent, ops, i), places, states, change)
     return states
 
 

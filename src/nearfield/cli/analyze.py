@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfield.cli.options import add_device
+from nearfield.cli.progress import shown
 from nearfield.core.errors import ConfigError
 
 HELP = "tell what pruning each layer would cost"
@@ -24,8 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from nearfield.compress.analyze import analyze
     from nearfield.compress.device import open_device
     from nearfield.models.loader import find_model
@@ -33,10 +32,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.calibration:
         raise ConfigError("analysis looks at text: give --calibration FILE, text like what the model is used for")
     open_device(args.device)
-    with tqdm(desc="analysing", unit="layer", disable=None, leave=False) as bar:   # shown on a terminal only
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+    with shown("analysing", "layer") as show:
         result = analyze(find_model(args.model), args.calibration, device=args.device, progress=show)
     print(table(result))
     print(f"\n{NOTE}")

@@ -3,6 +3,7 @@
 import argparse
 
 from nearfield.cli.options import new_folder
+from nearfield.cli.progress import shown
 from nearfield.core.config import format_bytes
 
 HELP = "write a GGUF file, or an AWQ or GPTQ folder, as a standard folder (compressed-tensors)"
@@ -14,16 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from nearfield.compress.convert import convert_folder
     from nearfield.models.loader import find_model, weight_bytes
 
     source = find_model(args.model)
-    with tqdm(desc="converting", unit="tensor", disable=None, leave=False) as bar:     # shown on a terminal only
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+    with shown("converting", "tensor") as show:
         errors = convert_folder(source, args.out, progress=show)
     exact = "its codes are the same numbers" if not errors else "codes that the format cannot hold are int8 now"
     print(f"wrote {args.out}: {format_bytes(weight_bytes(args.out))} of weights, {exact}")

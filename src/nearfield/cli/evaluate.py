@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfield.cli.options import count
+from nearfield.cli.progress import shown
 from nearfield.core.config import format_bytes, format_figure
 from nearfield.core.errors import ConfigError
 
@@ -30,8 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from nearfield.bench.fidelity_report import PAGE, report_fidelity
     from nearfield.compress.report import REPORT
     from nearfield.models.loader import find_model
@@ -41,10 +40,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{args.candidate}: is not a folder to put a report into; give one with --report")
     folder = args.report or candidate
     try:
-        with _made(folder), tqdm(desc="reading", unit="chunk", disable=None, leave=False) as bar:   # on a terminal only
-            def show(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
+        with _made(folder), shown("reading", "chunk") as show:
             result = report_fidelity(base, candidate, folder, args.text, args.tokens, told, show)
     except OSError as error:
         raise ConfigError(f"{error.filename or folder}: cannot be written ({error.strerror}); give another place with "

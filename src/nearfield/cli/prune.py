@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from nearfield.cli.options import add_device, new_folder
+from nearfield.cli.progress import shown
 from nearfield.core.config import format_bytes
 
 HELP = "write a model again with layers, channels or heads taken out"
@@ -27,8 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from nearfield.compress.device import open_device
     from nearfield.compress.prune.folder import prune_folder
     from nearfield.compress.prune.options import PruneOptions
@@ -39,10 +38,7 @@ def run(args: argparse.Namespace) -> int:
     options.check(args.calibration is not None)
     open_device(args.device)
     source = find_model(args.model)
-    with tqdm(desc="pruning", unit="layer", disable=None, leave=False) as bar:   # shown on a terminal only
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+    with shown("pruning", "layer") as show:
         prune_folder(source, args.out, options, args.calibration or (), device=args.device, progress=show)
     told = read_report(args.out / REPORT)["prune"]
     before, after, sizes = told["before"], told["after"], told["bytes"]

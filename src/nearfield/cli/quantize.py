@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from nearfield.cli.options import add_device, new_folder, one_of, size
+from nearfield.cli.progress import shown
 from nearfield.core.config import format_bytes
 
 HELP = "write a model again with int8 or int4 weights"
@@ -37,8 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from nearfield.compress.device import open_device
     from nearfield.compress.quantize.options import QuantizeOptions
     from nearfield.compress.quantized import quantize_model
@@ -49,12 +48,7 @@ def run(args: argparse.Namespace) -> int:
     open_device(args.device)
     source = find_model(args.model)
     unit = "tensor" if method == "rtn" else "input"
-    with tqdm(desc="quantising", unit=unit, disable=None, leave=False) as bar:   # shown on a terminal only
-        def show(done: int, total: int) -> None:
-            if bar.total is None:
-                bar.initial = bar.n = done      # what an earlier run did took no time in this one
-            bar.total = total
-            bar.update(done - bar.n)
+    with shown("quantising", unit) as show:
         quantize_model(source, args.out, options, args.calibration, progress=show)
     before, after = weight_bytes(source), weight_bytes(args.out)
     print(f"wrote {args.out}: {args.format or 'int8 and int4'}, {format_bytes(after)} of weights, "

@@ -3,6 +3,7 @@
 import argparse
 
 from nearfield.cli.options import new_folder
+from nearfield.cli.progress import shown
 from nearfield.core.config import format_bytes
 
 HELP = "write a quantised model or a GGUF file again with dense weights"
@@ -15,16 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from nearfield.compress.unpack import unpack_folder
     from nearfield.models.loader import find_model, weight_bytes
 
     source = find_model(args.model)
-    with tqdm(desc="unpacking", unit="tensor", disable=None, leave=False) as bar:      # shown on a terminal only
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+    with shown("unpacking", "tensor") as show:
         unpack_folder(source, args.out, progress=show)
     print(f"wrote {args.out}: dense, {format_bytes(weight_bytes(args.out))} of weights")
     return 0

@@ -1,11 +1,13 @@
 """Text that a teacher writes: what it would say, token for token, without a cache; whoever else writes beside it."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from nearfield.compress.distill.network import DTYPE, Network
+from nearfield.compress.distill.plan import opening
 from nearfield.compress.distill.written import write_chunks
 from nearfield.compress.parent import read_parent
 from nearfield.core.errors import ConfigError
@@ -40,13 +42,8 @@ def test_a_chunk_depends_on_its_number_and_the_seed(teacher: Network) -> None:
 
 
 def test_a_tokenizer_that_opens_no_text_cannot_write(tmp_path: Path) -> None:
-    from nearfield.compress.distill.plan import opening
-
-    class Mute:
-        bos_id = None
-        eos_ids = ()
-
+    tokenizer = Mock(bos_id=None, eos_ids=())
     with pytest.raises(ConfigError, match="no token that begins or ends a text.* give text with --text FILE"):
-        opening(Mute(), tmp_path)  # type: ignore[arg-type]
-    Mute.eos_ids = (7,)  # type: ignore[assignment]
-    assert opening(Mute(), tmp_path) == 7  # type: ignore[arg-type]
+        opening(tokenizer, tmp_path)
+    tokenizer.eos_ids = (7,)
+    assert opening(tokenizer, tmp_path) == 7

@@ -1,6 +1,7 @@
 """What a teacher says of chunks of text, on disk: far more than memory holds, read back a few chunks at a time."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -18,7 +19,7 @@ class Chunks:
     def __init__(self, kept: Kept, name: str, count: int, device: torch.device) -> None:
         self.count, self._device = count, device
         self._kept, self._name = kept, name
-        self._open: dict[int, safe_open] = {}
+        self._open: dict[int, Any] = {}             # safetensors has no types
 
     def parts(self) -> Iterator[tuple[int, range]]:
         """Every part's number and its chunks."""
@@ -38,9 +39,8 @@ class Chunks:
 
     def rows(self, key: str, chunks: Sequence[int]) -> Tensor:
         """The tensors called `key` of these chunks, [len(chunks), ...]."""
-        found = torch.stack([self._part(chunk // PART).get_slice(key)[chunk % PART]  # type: ignore[no-untyped-call]
-                             for chunk in chunks])
-        return found.to(self._device)
+        found = [self._part(chunk // PART).get_slice(key)[chunk % PART] for chunk in chunks]
+        return torch.stack(found).to(self._device)
 
     def drop(self) -> None:
         """Keep none of them longer."""
@@ -48,7 +48,7 @@ class Chunks:
         for part, _ in self.parts():
             self._kept.drop(self._called(part))
 
-    def _part(self, part: int) -> safe_open:
+    def _part(self, part: int) -> Any:
         if part not in self._open:
             self._open[part] = safe_open(self._kept.path(self._called(part)), framework="pt")
         return self._open[part]
