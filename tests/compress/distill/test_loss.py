@@ -1,4 +1,4 @@
-"""The divergence and its gradient, against torch's own in float64, and whatever number of rows is taken at once."""
+"""The divergence, the distance and their gradients, against torch's own in float64, however many rows are taken at once."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from nearfield.compress.distill import loss
-from nearfield.compress.distill.loss import Side, divergence, divergence_and_gradient
+from nearfield.compress.distill.loss import Side, distance_and_gradient, divergence, divergence_and_gradient
 
 
 def sides(rows: int = 7, hidden: int = 5, vocabulary: int = 11) -> tuple[Side, Side]:
@@ -39,3 +39,13 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn() -> None:
     teacher, _ = sides()
     found, gradient = divergence_and_gradient(teacher, teacher)
     assert found == 0 and not gradient.hidden.any() and not gradient.head.any()
+
+
+def test_the_distance_is_a_share_of_the_teachers_size() -> None:
+    teacher, student = sides()[0].hidden.bfloat16(), sides()[1].hidden[:, 1:].bfloat16()
+    hidden = student.double().requires_grad_()
+    expected = (hidden - teacher.double()).square().sum() / teacher.double().square().sum()
+    torch.autograd.backward(expected)
+    found, gradient = distance_and_gradient(teacher, student)
+    assert found == pytest.approx(expected.item(), rel=1e-5) and hidden.grad is not None
+    torch.testing.assert_close(gradient.double(), hidden.grad, rtol=1e-5, atol=1e-8)
