@@ -1,4 +1,4 @@
-"""The divergence, the distance and their gradients, against torch's own in float64, however many rows are taken at once."""
+"""The divergence, the distance and their gradients, against torch in float64, however many rows are taken at once."""
 
 import pytest
 import torch
