@@ -46,9 +46,9 @@ def test_the_gradient_is_of_divergence_and_distance_together(
     p, q = ((states.float() @ table.float().T).log_softmax(-1)
             for states, table in ((hidden, head), (side.hidden, side.head)))
     distance = (side.hidden.float() - hidden.float()).square().sum() / hidden.float().square().sum()
-    expected = kl_div(q, p, log_target=True, reduction="batchmean") + share * distance
-    wanted = torch.autograd.grad(expected, list(student.weights.values()))
-    assert found == pytest.approx(expected.item(), rel=1e-2)
+    divergence = kl_div(q, p, log_target=True, reduction="batchmean")
+    wanted = torch.autograd.grad(divergence + share * distance, list(student.weights.values()))
+    assert found == pytest.approx(divergence.item(), rel=1e-2)
     for gradient, each in zip(gradients, wanted, strict=True):
         assert float((gradient - each).norm() / each.norm()) < 0.05, "bf16"
 

@@ -52,12 +52,11 @@ def divergence_and_gradient(teacher: Side, student: Side) -> tuple[float, Side]:
     return total / count, Side(by_hidden, by_head.to(student.head.dtype))
 
 
-def distance_and_gradient(teacher: Tensor, student: Tensor) -> tuple[float, Tensor]:
-    """The squared error of the student's hidden states [T, D] as a share of the teacher's, and its gradient by the
-    student's, in fp32."""
+def distance_gradient(teacher: Tensor, student: Tensor) -> Tensor:
+    """The gradient, by the student's hidden states [T, D] and in fp32, of their squared error as a share of the
+    teacher's squares."""
     wanted = teacher.float()
-    away, size = student.float() - wanted, wanted.square().sum()
-    return float(away.square().sum() / size), away.mul_(2 / size)
+    return (student.float() - wanted).mul_(2 / wanted.square().sum())
 
 
 def _log_probabilities(side: Side, rows: slice) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nearfield.compress.distill.chunks import Chunks
-from nearfield.compress.distill.loss import Side, distance_and_gradient, divergence, divergence_and_gradient
+from nearfield.compress.distill.loss import Side, distance_gradient, divergence, divergence_and_gradient
 from nearfield.compress.distill.network import Network
 from nearfield.layers.attention import dense_inputs
 from nearfield.layers.rotary import Rotary
@@ -23,7 +23,7 @@ student agreed with it most."""
 @dataclass(frozen=True)
 class WholeTask:
     """Forward KL of the student's next-token distributions, the teacher's made of its final hidden states; and where
-    both have as many numbers, the distance of the student's from these. What is held out is judged by KL alone.
+    both have as many numbers, the distance of the student's from these. What is told, and judged by, is KL alone.
 
     said: `ids` [L] and `hidden` [L, D] of each chunk. head: the teacher's.
     """
@@ -43,8 +43,7 @@ class WholeTask:
         loss, gradient = divergence_and_gradient(taught, Side(hidden, head))
         by_hidden = gradient.hidden
         if hidden.shape == taught.hidden.shape:
-            distance, away = distance_and_gradient(taught.hidden, hidden)
-            loss += _OF_HIDDEN * distance
+            away = distance_gradient(taught.hidden, hidden)
             by_hidden = by_hidden + (_OF_HIDDEN * away).to(by_hidden.dtype)
         torch.autograd.backward((side.hidden, side.head), (by_hidden, gradient.head))
         return loss

@@ -36,7 +36,7 @@ struct Pair {
 };
 
 // Blocks from one pair to the next. Gated, a pair is a block of gates and the block of what they gate.
-inline std::int64_t across(const LinearJob& job) { return job.gated ? 1 : 2; }
+inline int across(const LinearJob& job) { return job.gated ? 1 : 2; }
 
 inline Pair pair_at(const LinearJob& job, std::int64_t block, std::int64_t last) {
     const Weights& w = job.weights;

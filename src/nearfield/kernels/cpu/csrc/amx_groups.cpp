@@ -13,7 +13,6 @@ namespace {
 constexpr std::int64_t kChunk = 128;  // columns opened at once; a multiple of every group. More sums leave the L1 cache
 constexpr std::int64_t kNear = 64;    // tokens whose float sums stay there as well
 constexpr std::int64_t kMost = kChunk / kTileColumns;  // groups of a chunk at most
-constexpr std::int64_t kAheadOf = 8 << 10;  // bytes of each block that are asked for ahead
 
 using Scales = float[kMost][2][kRows];  // by group, then block
 
@@ -25,23 +24,23 @@ struct Workspace {
 };
 static_assert(sizeof(Workspace) <= kScratch, "a thread's scratch memory holds the workspace");
 
-
+// Codes to signed bytes. What comes `ahead` bytes further on is asked for meanwhile.
 template <int Bits>
-inline void open_signed(const std::uint8_t* from, std::int64_t columns, __m512i zeros, std::uint8_t* to) {
+inline void open_signed(const std::uint8_t* from, std::size_t ahead, std::int64_t columns, __m512i zeros, std::uint8_t* to) {
     const __m512i low = _mm512_set1_epi8(15);
     for (std::int64_t k = 0; k < columns; k += 8, to += 128) {
         __m512i even, odd;
         if (Bits == 4) {
             const __m512i both = load(from);
-            __builtin_prefetch(from + kAheadOf, 0, 2);
+            __builtin_prefetch(from + ahead, 0, 2);
             even = _mm512_and_si512(both, low);
             odd = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
             from += 64;
         } else {
             even = load(from);
             odd = load(from + 64);
-            __builtin_prefetch(from + kAheadOf, 0, 2);
-            __builtin_prefetch(from + kAheadOf + 64, 0, 2);
+            __builtin_prefetch(from + ahead, 0, 2);
+            __builtin_prefetch(from + ahead + 64, 0, 2);
             from += 128;
         }
         _mm512_store_si512(to, _mm512_sub_epi8(even, zeros));
@@ -49,19 +48,20 @@ inline void open_signed(const std::uint8_t* from, std::int64_t columns, __m512i 
     }
 }
 
-// Scales of group g of a block, and its codes as signed bytes.
-void open_group(const Weights& w, const std::uint8_t* block, std::int64_t g, std::uint8_t* codes, float* scales) {
+// Scales of group g of a block, and its codes as signed bytes. `together`: blocks that come by turns.
+void open_group(const Weights& w, const std::uint8_t* block, int together, std::int64_t g, std::uint8_t* codes, float* scales) {
     const std::size_t bytes = code_bytes(w);
     const bool second = g % 2, alone = !second && g + 1 == groups_of(w);
     const std::uint8_t* pair = block + static_cast<std::size_t>(g / 2) * pair_bytes(w);
     const std::uint8_t* tail = pair + (alone ? 1 : 2) * bytes + (second ? 32 : 0);
     const std::uint8_t* from = pair + (second ? bytes : 0);
+    const std::size_t ahead = to_ask(w, static_cast<std::size_t>(from - block), together);
     if (w.codes == Codes::int8) {
-        open_signed<8>(from, w.group, _mm512_set1_epi8(-128), codes);
+        open_signed<8>(from, ahead, w.group, _mm512_set1_epi8(-128), codes);
     } else if (w.zeros) {
-        open_signed<4>(from, w.group, _mm512_mullo_epi32(zeros_at(tail + 64), _mm512_set1_epi32(0x01010101)), codes);
+        open_signed<4>(from, ahead, w.group, _mm512_mullo_epi32(zeros_at(tail + 64), _mm512_set1_epi32(0x01010101)), codes);
     } else {
-        open_signed<4>(from, w.group, _mm512_set1_epi8(8), codes);
+        open_signed<4>(from, ahead, w.group, _mm512_set1_epi8(8), codes);
     }
     _mm512_store_ps(scales, w.scale == Scale::f16 ? scales_at<Scale::f16>(tail) : scales_at<Scale::bf16>(tail));
 }
@@ -178,7 +178,7 @@ void pair_of(const LinearJob& job, const Pair& pair, std::int64_t first, std::in
         for (int r = 0; r < 2; ++r) {
             for (std::int64_t g = span.first; g < span.last; ++g) {
                 const std::int64_t at = g - span.first;
-                open_group(w, pair.data[r], g, space.codes[r] + at * w.group * kRows, space.scales[side][at][r]);
+                open_group(w, pair.data[r], across(job), g, space.codes[r] + at * w.group * kRows, space.scales[side][at][r]);
             }
         }
         for (std::int64_t token = first; token < last; token += kTokens, turn ^= 1) {

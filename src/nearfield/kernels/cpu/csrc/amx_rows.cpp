@@ -9,7 +9,6 @@
 namespace nearfield {
 namespace {
 
-constexpr std::int64_t kAheadOf = 8 << 10;  // bytes of each block that are asked for ahead, where tokens are few
 constexpr std::int64_t kChunk = 1024;       // columns of two blocks at most, which stay in the L1 cache while tokens go by
 
 struct Workspace {
@@ -151,8 +150,9 @@ void few(const LinearJob& job, const Pair& pair, const Part& part, Dots& dots, E
     begin<1>(nullptr);
     for (std::int64_t column = 0; column < k; column += kTileColumns) {
         const Factors here = factors.at(column);
-        ask(here.blocks[0] + kAheadOf, 0, kTileLines);
-        ask(here.blocks[1] + kAheadOf, 0, kTileLines);
+        const std::size_t ahead = to_ask(job.weights, static_cast<std::size_t>(column * kRows), across(job));
+        ask(here.blocks[0] + ahead, 0, kTileLines);
+        ask(here.blocks[1] + ahead, 0, kTileLines);
         multiply<1, false>(here);
         ending.some(tokens);
     }

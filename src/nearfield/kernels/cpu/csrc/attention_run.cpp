@@ -206,7 +206,9 @@ void Attention::prepare(const AttentionCall& call, bool alone) {
     const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(kv.size)));
     const PrepareJob job{call.qkv,    call.tokens, call.stride, call.heads, call.q_norm,   call.k_norm,
                          call.cos,    call.sin,    scale,       kv,         slots_.data(), floats_of(q_)};
-    const std::int64_t tokens = std::max<std::int64_t>(1, kSmallPrepare / ((call.heads + 2 * kv.heads) * kv.size));
+    const std::int64_t fit = std::max<std::int64_t>(1, kSmallPrepare / ((call.heads + 2 * kv.heads) * kv.size));
+    const std::int64_t rounds = ceil_div(ceil_div(call.tokens, fit), pool_.threads());
+    const std::int64_t tokens = call.tokens <= fit ? fit : ceil_div(call.tokens, rounds * pool_.threads());
     each(ceil_div(call.tokens, tokens), alone, [&](std::int64_t task, int) {
         kernels_.prepare(job, task * tokens, std::min(call.tokens, (task + 1) * tokens));
     });

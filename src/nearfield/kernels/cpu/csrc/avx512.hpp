@@ -13,8 +13,14 @@ void avx512_linear_groups(const LinearJob& job, const Part& part, std::uint8_t* 
 
 namespace {
 
-// How far ahead weights are asked for where tokens are few, in bytes: to the L2 cache, in one stream.
+// How far ahead weights are asked for where tokens are few, in bytes: to the L2 cache.
 constexpr std::size_t kAhead = 16 << 10;
+
+// From byte `at` of a block to what is to be asked for then. A processor fetches two streams faster than one, so blocks
+// are taken by twos: what comes after the end of one lies beyond the other.
+inline std::size_t to_ask(const Weights& w, std::size_t at, int together) {
+    return kAhead + (at + kAhead >= w.block_bytes ? static_cast<std::size_t>(together - 1) * w.block_bytes : 0);
+}
 
 // The compiler's intrinsic lets GCC 12 copy accumulators about once it has 24 of them; this does not.
 inline void dot(__m512i& sum, __m512i weights, __m512i acts) {

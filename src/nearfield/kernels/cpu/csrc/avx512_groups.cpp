@@ -12,97 +12,119 @@ constexpr int kBlocks = 3;             // blocks of rows of a tile in `many`
 constexpr std::int64_t kChunk = 256;   // columns opened at once; a multiple of every pair of groups
 constexpr std::int64_t kFew = 16;      // tokens up to which `few` is quicker
 
-// Adds one group's products of a block to the int32 sums of T tokens.
-template <int Bits, int T>
-inline const std::uint8_t* dots_of(const std::uint8_t* codes, std::int64_t columns, const std::int8_t* panel,
-                                   std::int64_t right, __m512i* sums) {
-    constexpr int width = T == 1 ? 1 : kPanel;
+// Adds one group's products of R blocks, `down` bytes apart, to the int32 sums of T tokens. What comes `ahead` bytes
+// further on is asked for meanwhile.
+template <int Bits, int R, int T>
+inline void dots_of(const std::uint8_t* codes, std::size_t down, std::size_t ahead, std::int64_t columns,
+                    const std::int8_t* panel, std::int64_t right, __m512i (&sums)[R][T]) {
+    constexpr int width = T == 1 ? 1 : kPanel, bytes = Bits * kRows;
     const __m512i low = _mm512_set1_epi8(15);
-    for (std::int64_t k = 0; k < columns; k += 8, panel += 8 * width) {
-        __m512i even, odd;
-        if (Bits == 4) {
-            if (T > 1) __builtin_prefetch(codes + kAhead, 0, 2);
-            const __m512i both = load(codes);
-            even = _mm512_and_si512(both, low);
-            odd = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
-            codes += 64;
-        } else {
-            if (T > 1) __builtin_prefetch(codes + kAhead, 0, 2);
-            if (T > 1) __builtin_prefetch(codes + kAhead + 64, 0, 2);
-            even = load(codes);
-            odd = load(codes + 64);
-            codes += 128;
+    for (std::int64_t k = 0; k < columns; k += 8, panel += 8 * width, codes += bytes) {
+        __m512i even[R], odd[R];
+#pragma GCC unroll 2
+        for (int r = 0; r < R; ++r) {
+            const std::uint8_t* at = codes + static_cast<std::size_t>(r) * down;
+            for (int line = 0; line < bytes; line += 64) __builtin_prefetch(at + ahead + line, 0, 2);
+            const __m512i first = load(at);
+            even[r] = Bits == 4 ? _mm512_and_si512(first, low) : first;
+            odd[r] = Bits == 4 ? _mm512_and_si512(_mm512_srli_epi16(first, 4), low) : load(at + 64);
         }
 #pragma GCC unroll 16
         for (int t = 0; t < T; ++t) {
             const std::int8_t* at = panel + (t / width) * right + (t % width) * 4;
-            dot(sums[t], even, at);
-            dot(sums[t], odd, at + 4 * width);
+            if constexpr (R == 1) {
+                dot(sums[0][t], even[0], at);
+                dot(sums[0][t], odd[0], at + 4 * width);
+                continue;
+            }
+            const __m512i quad = repeat(at), next = repeat(at + 4 * width);
+#pragma GCC unroll 2
+            for (int r = 0; r < R; ++r) dot(sums[r][t], even[r], quad);
+#pragma GCC unroll 2
+            for (int r = 0; r < R; ++r) dot(sums[r][t], odd[r], next);
         }
     }
-    return codes;
 }
 
-// One block of rows by T tokens.
-template <int Bits, int T, Scale S, bool Z>
+// R blocks of rows by T tokens.
+template <int Bits, int R, int T, Scale S, bool Z>
 void few_tokens(const LinearJob& job, std::int64_t block, std::int64_t token, std::int64_t tokens) {
     constexpr int width = T == 1 ? 1 : kPanel;
     const Weights& w = job.weights;
     const Acts& acts = job.acts;
     const std::int64_t groups = groups_of(w), right = acts.k * width;
-    const std::uint8_t* codes = w.data + static_cast<std::size_t>(block) * w.block_bytes;
+    const std::uint8_t* data = w.data + static_cast<std::size_t>(block) * w.block_bytes;
+    const std::uint8_t* codes = data;
     const std::int8_t* panel = panel_codes(acts, token);
-    // With 16 tokens the integer sums need the registers; the compiler leaves what is stored in `memory` there.
-    constexpr bool spilled = T > 12;
-    alignas(64) float memory[spilled ? T : 1][kRows] = {};
-    __m512 sums[T];
+    // With 16 the integer sums need the registers; the compiler leaves what is stored in `memory` there.
+    constexpr bool spilled = R * T > 12;
+    alignas(64) float memory[R][spilled ? T : 1][kRows] = {};
+    __m512 sums[R][T];
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) sums[t] = _mm512_setzero_ps();
+        for (int t = 0; t < T; ++t) sums[r][t] = _mm512_setzero_ps();
+    }
     for (std::int64_t g = 0; g < groups; ++g) {
         const bool second = g % 2, alone = !second && g + 1 == groups;
-        const std::uint8_t* tail = codes + (second || alone ? 1 : 2) * code_bytes(w) + (second ? 32 : 0);
+        const std::size_t tail = (second || alone ? 1 : 2) * code_bytes(w) + (second ? 32 : 0);
         const std::int64_t at = token * groups + g * width;
-        __m512i dots[T];
-        const __m512i zeros = Z ? zeros_at(tail + 64) : _mm512_setzero_si512();
+        __m512i dots[R][T];
+#pragma GCC unroll 2
+        for (int r = 0; r < R; ++r) {
+            const __m512i zeros = Z ? zeros_at(codes + r * w.block_bytes + tail + 64) : _mm512_setzero_si512();
 #pragma GCC unroll 16
-        for (int t = 0; t < T; ++t) {
-            dots[t] = start<Z>(zeros, acts.offsets[at + (t / width) * groups * width + t % width]);
-        }
-        codes = dots_of<Bits, T>(codes, w.group, panel, right, dots);
-        if (second) codes += Z ? 128 : 64;
-        panel += w.group * width;
-        const __m512 scales = scales_at<S>(tail);
-#pragma GCC unroll 16
-        for (int t = 0; t < T; ++t) {
-            const float scale = acts.scales[at + (t / width) * groups * width + t % width];
-            if constexpr (spilled) {
-                _mm512_store_ps(memory[t], add_group(_mm512_load_ps(memory[t]), dots[t], scales, scale));
-            } else {
-                sums[t] = add_group(sums[t], dots[t], scales, scale);
+            for (int t = 0; t < T; ++t) {
+                dots[r][t] = start<Z>(zeros, acts.offsets[at + (t / width) * groups * width + t % width]);
             }
         }
-    }
+        const std::size_t ahead = to_ask(w, static_cast<std::size_t>(codes - data), R);
+        dots_of<Bits, R, T>(codes, w.block_bytes, ahead, w.group, panel, right, dots);
+#pragma GCC unroll 2
+        for (int r = 0; r < R; ++r) {
+            const __m512 scales = scales_at<S>(codes + r * w.block_bytes + tail);
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) {
-        if (t < tokens) store(job, block * kRows, token + t, spilled ? _mm512_load_ps(memory[spilled ? t : 0]) : sums[t]);
+            for (int t = 0; t < T; ++t) {
+                const float scale = acts.scales[at + (t / width) * groups * width + t % width];
+                if constexpr (spilled) {
+                    _mm512_store_ps(memory[r][t], add_group(_mm512_load_ps(memory[r][t]), dots[r][t], scales, scale));
+                } else {
+                    sums[r][t] = add_group(sums[r][t], dots[r][t], scales, scale);
+                }
+            }
+        }
+        codes += code_bytes(w) + (second ? pair_bytes(w) - 2 * code_bytes(w) : 0);
+        panel += w.group * width;
+    }
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+        for (int t = 0; t < T; ++t) {
+            if (t >= tokens) continue;
+            const __m512 sum = spilled ? _mm512_load_ps(memory[r][spilled ? t : 0]) : sums[r][t];
+            store(job, (block + r) * kRows, token + t, sum);
+        }
+    }
+}
+
+template <int Bits, int R, Scale S, bool Z>
+void few_blocks(const LinearJob& job, std::int64_t block, const Part& part) {
+    const std::int64_t token = part.token_first, tokens = part.token_last - token;
+    if (job.acts.width == 1) return few_tokens<Bits, R, 1, S, Z>(job, block, 0, 1);
+    switch ((tokens + kPanel - 1) / kPanel) {
+        case 1: return few_tokens<Bits, R, 4, S, Z>(job, block, token, tokens);
+        case 2: return few_tokens<Bits, R, 8, S, Z>(job, block, token, tokens);
+        case 3: return few_tokens<Bits, R, 12, S, Z>(job, block, token, tokens);
+        default: return few_tokens<Bits, R, 16, S, Z>(job, block, token, tokens);
     }
 }
 
 template <int Bits, Scale S, bool Z>
 void few(const LinearJob& job, const Part& part) {
-    for (std::int64_t b = part.block_first; b < part.block_last; ++b) {
-        if (job.acts.width == 1) {
-            few_tokens<Bits, 1, S, Z>(job, b, 0, 1);
-            continue;
-        }
-        const std::int64_t tokens = part.token_last - part.token_first;
-        switch ((tokens + kPanel - 1) / kPanel) {
-            case 1: few_tokens<Bits, 4, S, Z>(job, b, part.token_first, tokens); break;
-            case 2: few_tokens<Bits, 8, S, Z>(job, b, part.token_first, tokens); break;
-            case 3: few_tokens<Bits, 12, S, Z>(job, b, part.token_first, tokens); break;
-            default: few_tokens<Bits, 16, S, Z>(job, b, part.token_first, tokens); break;
-        }
-    }
+    std::int64_t block = part.block_first;
+    const bool pairs = part.token_last - part.token_first <= 12;  // more sums than registers hold are slower
+    for (; pairs && block + 2 <= part.block_last; block += 2) few_blocks<Bits, 2, S, Z>(job, block, part);
+    for (; block < part.block_last; ++block) few_blocks<Bits, 1, S, Z>(job, block, part);
 }
 
 // kChunk columns of some blocks, opened: codes as bytes, scales in fp32, zero points in 32 bits.

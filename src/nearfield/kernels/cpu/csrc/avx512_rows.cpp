@@ -4,57 +4,63 @@
 namespace nearfield {
 namespace {
 
-// One token: the weights go by once, in one stream, and four sums hide the latency.
-void single(const LinearJob& job, std::int64_t first, std::int64_t last) {
-    const Weights& w = job.weights;
-    const std::int64_t quads = w.k / 4;  // a multiple of 8
-    for (std::int64_t b = first; b < last; ++b) {
-        const std::uint8_t* block = w.data + static_cast<std::size_t>(b) * w.block_bytes;
-        const std::uint8_t* codes = block;
-        const std::int8_t* acts = job.acts.codes;
-        __m512i sum0 = _mm512_set1_epi32(job.acts.offsets[0]), sum1 = _mm512_setzero_si512();
-        __m512i sum2 = sum1, sum3 = sum1;
-        for (std::int64_t q = 0; q < quads; q += 4, codes += 256, acts += 16) {
-            dot(sum0, load(codes), acts);
-            dot(sum1, load(codes + 64), acts + 4);
-            dot(sum2, load(codes + 128), acts + 8);
-            dot(sum3, load(codes + 192), acts + 12);
-        }
-        const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(sum0, sum1), _mm512_add_epi32(sum2, sum3));
-        finish(job, block, b * kRows, 0, sum, job.acts.scales[0]);
-    }
-}
-
-// One block of rows by P panels of tokens, all sums in registers. Meanwhile it asks for the weights that lie
-// kAhead further on.
-template <int P>
+// Up to 16 tokens: memory decides. R blocks go by once, asked for well ahead; all sums by T tokens are in registers, in C
+// chains each, so that none waits for its last product.
+template <int R, int C, int T>
 void tile(const LinearJob& job, std::int64_t b, std::int64_t token) {
-    constexpr int T = P * kPanel;
+    constexpr int width = T == 1 ? 1 : kPanel;
     const Weights& w = job.weights;
     const Acts& acts = job.acts;
-    const std::uint8_t* block = w.data + static_cast<std::size_t>(b) * w.block_bytes;
-    const std::uint8_t* codes = block;
+    const std::uint8_t* data = w.data + static_cast<std::size_t>(b) * w.block_bytes;
     const std::int8_t* panel = panel_codes(acts, token);
-    const std::int64_t right = acts.k * kPanel;
-    __m512i sums[T];
+    const std::int64_t right = acts.k * width, bytes = w.k * kRows;
+    __m512i sums[C][R][T];
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+#pragma GCC unroll 2
+        for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) sums[t] = _mm512_set1_epi32(acts.offsets[token + t]);
-    for (std::int64_t q = 0; q < w.k / 4; ++q, codes += 64, panel += 4 * kPanel) {
-        const __m512i rows = load(codes);
-        __builtin_prefetch(codes + kAhead, 0, 2);
-#pragma GCC unroll 16
-        for (int t = 0; t < T; ++t) dot(sums[t], rows, panel + (t / kPanel) * right + (t % kPanel) * 4);
+            for (int t = 0; t < T; ++t) sums[c][r][t] = _mm512_set1_epi32(c ? 0 : acts.offsets[token + t]);
+        }
     }
+    for (std::int64_t at = 0; at < bytes; at += 64 * C, panel += 4 * width * C) {
+        const std::uint8_t* codes = data + at;
+        const std::uint8_t* ahead = codes + to_ask(w, static_cast<std::size_t>(at), R);
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) {
+            __m512i rows[R];
+#pragma GCC unroll 2
+            for (int r = 0; r < R; ++r) {
+                __builtin_prefetch(ahead + r * w.block_bytes + 64 * c, 0, 2);
+                rows[r] = load(codes + r * w.block_bytes + 64 * c);
+            }
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) {
-        if (token + t < acts.m) finish(job, block, b * kRows, token + t, sums[t], acts.scales[token + t]);
+            for (int t = 0; t < T; ++t) {
+                const __m512i quad = repeat(panel + t / width * right + (c * width + t % width) * 4);
+#pragma GCC unroll 2
+                for (int r = 0; r < R; ++r) dot(sums[c][r][t], rows[r], quad);
+            }
+        }
+    }
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+        for (int t = 0; t < T; ++t) {
+            if (token + t >= acts.m) continue;
+            __m512i sum = sums[0][r][t];
+#pragma GCC unroll 4
+            for (int c = 1; c < C; ++c) sum = _mm512_add_epi32(sum, sums[c][r][t]);
+            finish(job, data + r * w.block_bytes, (b + r) * kRows, token + t, sum, acts.scales[token + t]);
+        }
     }
 }
 
-// Up to 16 tokens: memory decides. One stream of weights, read once, and asked for well ahead.
-template <int P>
+template <int C, int T>
 void few(const LinearJob& job, const Part& part) {
-    for (std::int64_t b = part.block_first; b < part.block_last; ++b) tile<P>(job, b, part.token_first);
+    constexpr int pair = T > 12 ? 1 : 2;  // as many sums as registers hold
+    std::int64_t b = part.block_first;
+    for (; b + pair <= part.block_last; b += pair) tile<pair, C, T>(job, b, part.token_first);
+    for (; b < part.block_last; ++b) tile<1, C, T>(job, b, part.token_first);
 }
 
 // Many tokens: arithmetic decides. kChunk columns of R blocks stay in the L1 cache while all tokens go by, two
@@ -165,12 +171,12 @@ void many(const LinearJob& job, std::int64_t block, const Part& part, std::int32
 }  // namespace
 
 void avx512_linear_rows(const LinearJob& job, const Part& part, std::uint8_t* scratch) {
-    if (job.acts.width == 1) return single(job, part.block_first, part.block_last);
+    if (job.acts.width == 1) return few<4, 1>(job, part);
     switch ((part.token_last - part.token_first + kPanel - 1) / kPanel) {
-        case 1: return few<1>(job, part);
-        case 2: return few<2>(job, part);
-        case 3: return few<3>(job, part);
-        case 4: return few<4>(job, part);
+        case 1: return few<2, 4>(job, part);
+        case 2: return few<1, 8>(job, part);
+        case 3: return few<1, 12>(job, part);
+        case 4: return few<1, 16>(job, part);
         default: break;
     }
     std::int32_t* waiting = reinterpret_cast<std::int32_t*>(scratch);

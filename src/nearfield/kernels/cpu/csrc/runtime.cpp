@@ -25,7 +25,7 @@ constexpr std::int64_t kTiledBytes = 1280 << 10;  // the same where tiles make w
 constexpr std::int64_t kTiledFrom = 9;           // tokens, of which a tile takes 16
 constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
 #endif
-constexpr std::int64_t kSmallNorm = 8192;       // floats that one thread normalises in about a dispatch
+constexpr std::int64_t kSmallNorm = 32768;      // floats that one thread normalises before another has woken up
 
 #ifdef NEARFIELD_X86
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
@@ -190,7 +190,7 @@ bool Runtime::tiled(const Weights& w, std::int64_t m) const {
 }
 
 bool Runtime::ends_in_gate(const Weights& w, std::int64_t m) const {
-    return !is_dense(w) && m > kFewTokens && tiled(w, m) && w.n % (2 * kRows) == 0;
+    return !is_dense(w) && tiled(w, m) && w.n % (2 * kRows) == 0;
 }
 
 // Memory for the quantised activations, the last panel's missing tokens being zeros.
