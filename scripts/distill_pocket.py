@@ -1,6 +1,6 @@
 """What the pocket model loses with a third of its layers, and what it gets back from learning from the whole one.
 
-    python scripts/distill_pocket.py                                         # a table; half an hour, 2 cores
+    python scripts/distill_pocket.py                                         # a table; half an hour
     python scripts/distill_pocket.py --json >> bench/results/distill.jsonl   # one line of JSON
 
 It learns from exchanges of the kind that made the pocket model, and is measured on held-out ones that have no passage
@@ -172,7 +172,7 @@ def _show() -> Any:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="a line of JSON")
-    parser.add_argument("--tokens", type=int, default=8_000_000, help="tokens to learn from (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=3_000_000, help="tokens to learn from (default: %(default)s)")
     parser.add_argument("--block-local", action="store_true", help="first each layer by itself")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

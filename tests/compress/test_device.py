@@ -33,7 +33,7 @@ from tests.elsewhere import NAME, elsewhere
 from tests.small_pair import SmallPair, save_pair
 
 PRUNED = PruneOptions(ffn=0.7, layers=-1, heads=-1)
-STEP = 128
+STEP = 64
 TAUGHT = DistillOptions(tokens=4 * STEP, learning_rate=3e-3)
 
 

@@ -232,7 +232,7 @@ QUANTIZE = "[[stage]]\nkind = 'quantize'\nmethod = 'rtn'\n"
     (f"{PRUNE}ffn = nan", "stage 1 (prune): ffn = nan: it is the share"),
     (f"{PRUNE}layers = 4", "stage 1 (prune): layers says how many fewer: layers = -4, not 4"),
     (f"{PRUNE}layers = -1\n{PRUNE}layers = -1", "stage 2 (prune): layers = -1: the model has 1 layers, and one must"),
-    (f"{PRUNE}ffn = 0.5\n{DISTILL}tokens = 127", "stage 2 (distill): 127 tokens are less than a step, which takes "),
+    (f"{PRUNE}ffn = 0.5\n{DISTILL}tokens = 63", "stage 2 (distill): 63 tokens are less than a step, which takes "),
     (f"{PRUNE}ffn = 0.5\n{DISTILL}learning-rate = nan", "stage 2 (distill): a learning rate of nan teaches nothing; "
                                                         "give one between 0 and 1 with learning-rate"),
     (f"{PRUNE}ffn = 0.6\n{DISTILL}{QUANTIZE}format = 'w4'",

@@ -5,15 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from nearfield.compress.calibrated import CHUNKS
-from nearfield.compress.calibrated import LEAST as CALIBRATED_LEAST
+from nearfield.compress import calibrated
+from nearfield.compress.distill import plan as distilled
 from nearfield.compress.distill.folder import distill_folder
-from nearfield.compress.distill.plan import LEAST as DISTILL_LEAST
-from nearfield.compress.distill.plan import LENGTH, DistillOptions, chunk_length
+from nearfield.compress.distill.plan import DistillOptions, chunk_length
 from nearfield.compress.fit import Fit, least_bytes
 from nearfield.compress.folder import Progress
 from nearfield.compress.plan import PROFILES, Target, check_groups, check_widths
-from nearfield.compress.prune.folder import LEAST as PRUNE_LEAST
+from nearfield.compress.prune import folder as pruned_by
 from nearfield.compress.prune.folder import prune_folder
 from nearfield.compress.prune.options import PruneOptions, sizes
 from nearfield.compress.quantize.choose import METHODS
@@ -83,8 +82,9 @@ def _quantize(stage: Stage, source: Path, out: Path, first: Path, device: str, p
     quantize_model(source, out, QuantizeOptions(**stage.options, device=place), stage.texts, progress=progress)
 
 
-_LEAST = {"prune": PRUNE_LEAST, "distill": DISTILL_LEAST, "quantize": CALIBRATED_LEAST}
-"""Chunks of text that each kind needs."""
+_CHUNKS = {"prune": (pruned_by.LENGTH, pruned_by.LEAST), "distill": (distilled.LENGTH, distilled.LEAST),
+           "quantize": (calibrated.LENGTH, calibrated.LEAST)}
+"""Tokens of a chunk of text, and chunks that are needed at least, by kind."""
 
 RUNS: Mapping[str, Run] = {"prune": _prune, "distill": _distill, "quantize": _quantize}
 
@@ -121,9 +121,10 @@ def passages_read(stage: Stage, spec: ModelSpec, tokenizer: Tokenizer) -> set[in
     are shorter than the stage needs."""
     if not stage.texts:
         return set()
-    length = min(LENGTH, spec.max_positions)
-    count = _distill_options(stage).chunks(length) if stage.kind == "distill" else CHUNKS
-    return passages(read_text(stage.texts, tokenizer, count, length, _LEAST[stage.kind]), tokenizer)
+    most, least = _CHUNKS[stage.kind]
+    length = min(most, spec.max_positions)
+    count = _distill_options(stage).chunks(length) if stage.kind == "distill" else calibrated.CHUNKS
+    return passages(read_text(stage.texts, tokenizer, count, length, least), tokenizer)
 
 
 def _check_quantize(place: str, spec: ModelSpec, target: Target | Fit) -> None:

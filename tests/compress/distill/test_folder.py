@@ -32,10 +32,10 @@ from tests.compress.killed import distilling
 from tests.forked import exit_code
 from tests.small_pair import SmallPair, save, save_pair
 
-STEP = 128
-"""Tokens of a step: two chunks of 64."""
+STEP = 64
+"""Tokens of a step: a chunk."""
 
-SHORT = DistillOptions(tokens=16 * STEP, learning_rate=3e-3)
+SHORT = DistillOptions(tokens=32 * STEP, learning_rate=3e-3)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_the_report_tells_what_was_done_and_keeps_what_was_done_before(pair: Sma
     held, text = told["distill"]["held_out_kl"], told["distill"]["text"]
     assert told["distill"]["options"] == {"tokens": 2048, "block_local": False, "learning_rate": 3e-3, "seed": 0}
     assert held["before"] == held["by_step"][0][1] and held["after"] == min(point[1] for point in held["by_step"])
-    assert held["after"] < held["before"] and held["steps"] == 16
+    assert held["after"] < held["before"] and held["steps"] == 32
     assert text["sha256"].keys() == {"text.txt"} and text["held_out"] > 0 and text["passages"]
     assert told["distill"]["seconds"] >= held["seconds"] > 0
     assert told["distill"]["teacher"]["name"] == "teacher"
@@ -132,7 +132,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(
     distill_folder(pair.student, pair.teacher, out, options, [pair.text], progress=seen.append)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     again = [standing.done // STEP for standing in seen if standing.stage == stage and standing.loss is not None]
-    assert again == ([] if stage == "teacher" else list(range(9, 17)))     # from the last checkpoint
+    assert again == ([] if stage == "teacher" else list(range(9, 33)))     # from the last checkpoint
     whole = made_by_layers[0] if by_layers else made
     for name in ("model.safetensors", "config.json"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
@@ -195,7 +195,7 @@ def test_what_cannot_teach_is_named(pair: SmallPair, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("Too little. " * 50)
     refused(r"short\.txt: \d+ tokens, 1008 are needed at least .* give more text", tmp_path / "short.txt")
     refused(r"none\.txt: cannot be read \(No such file or directory\); give a file of text", tmp_path / "none.txt")
-    refused("127 tokens are less than a step, which takes 128; give more with --tokens", tokens=127)
+    refused("63 tokens are less than a step, which takes 64; give more with --tokens", tokens=63)
     refused("a learning rate of 0 teaches nothing", learning_rate=0)
 
 

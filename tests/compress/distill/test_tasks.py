@@ -28,7 +28,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> SmallPair:
 @pytest.mark.parametrize("share", [0.0, 3.0])
 def test_the_gradient_is_of_divergence_and_distance_together(
         share: float, pair: SmallPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "_OF_HIDDEN", share)
+    monkeypatch.setattr(tasks, "OF_HIDDEN", share)
     teacher = Network.load(read_parent(pair.teacher), torch.bfloat16)
     student = Network.load(read_parent(pair.student), torch.float32)
     ids, head = torch.randint(3, 2048, (2, 64), generator=torch.Generator().manual_seed(5)), teacher.weights[EMBED]

@@ -15,7 +15,7 @@ from nearfield.layers.rotary import Rotary
 AT_ONCE = 4
 """Chunks that go through a model at once where nothing is learned from them."""
 
-_OF_HIDDEN = 3.0
+OF_HIDDEN = 3.0
 """What the hidden states' distance counts beside the divergence: of 0, 1, 3 and 10 the one by which the pocket model's
 student agreed with it most."""
 
@@ -44,7 +44,7 @@ class WholeTask:
         by_hidden = gradient.hidden
         if hidden.shape == taught.hidden.shape:
             away = distance_gradient(taught.hidden, hidden)
-            by_hidden = by_hidden + (_OF_HIDDEN * away).to(by_hidden.dtype)
+            by_hidden = by_hidden + (OF_HIDDEN * away).to(by_hidden.dtype)
         torch.autograd.backward((side.hidden, side.head), (by_hidden, gradient.head))
         return loss
 
