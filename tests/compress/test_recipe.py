@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from nearfield.compress.compose import compress_folder
-from nearfield.compress.folder import Progress, made_in_steps, made_whole
+from nearfield.compress.folder import Progress
+from nearfield.compress.place import made_in_steps, made_whole
 from nearfield.compress.recipe import Evaluation, Kind, Recipe, Stage, read_recipe, whole
 from nearfield.compress.stages import KINDS, RUNS
 from nearfield.core.errors import ConfigError, ModelError
@@ -199,7 +200,7 @@ def test_ctrl_c_says_what_it_leaves(done: tuple[int, ...], told: str, readable: 
     class Stopped(Steps):
         def __call__(self, stage: Stage, source: Path, out: Path, first: Path, device: str, progress: Progress) -> None:
             if stage.options["number"] == 2:
-                with (made_in_steps if done else made_whole)(out) as partial:
+                with made_in_steps(out, {"command": "add"}) if done else made_whole(out) as partial:
                     (partial / "begun").write_text("x")
                     raise_signal(signal.SIGINT)
             super().__call__(stage, source, out, first, device, progress)
