@@ -1,7 +1,8 @@
 """Writing a model again with its matrices as codes: a standard folder (compressed-tensors) from a dense one.
 
 One tensor is in memory at a time, and the folder gets its name when it is whole (place.py). Norms stay dense, and
-embeddings and head where the plan says so: not every version of vLLM reads them otherwise, and here they become int8 at load.
+embeddings and head where the plan says so: not every version of vLLM reads them otherwise, and here they become int8
+at load.
 """
 
 import json

@@ -160,11 +160,11 @@ def _check_free(out: Path, partial: Path, run: Run | None) -> None:
     held, wanted = _marked(partial) or {}, _plain(run) or {}
     if "device" in held and {**held, "device": wanted.get("device")} == wanted:
         raise other_device(partial, held["device"], wanted["device"])
-    what = held.get("command", "run")
+    what = held.get("command", "of another program")
     if what == wanted.get("command"):
-        what += f" (of other {', '.join(key for key in held if held[key] != wanted.get(key))})"
-    raise ConfigError(f"{partial}: has what another {what} finished; repeat that command to continue it, or remove "
-                      "that folder to begin anew")
+        what += f" with another {', '.join(key for key in held if held[key] != wanted.get(key))}"
+    raise ConfigError(f"{partial}: has what another run ({what}) finished; repeat that command to continue it, or "
+                      "remove that folder to begin anew")
 
 
 def _begin(partial: Path, run: Run | None) -> None:
@@ -211,6 +211,7 @@ def _unwritable(out: Path, partial: Path, error: OSError) -> ConfigError:
 def _lock(out: Path, partial: Path) -> int:
     """An open file that holds the folder `partial`, which is made where there is none."""
     while True:
+        _check_own(out, partial)
         partial.mkdir(exist_ok=True)
         with suppress(FileNotFoundError):       # the run that had it is done with it
             lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
