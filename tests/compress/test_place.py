@@ -77,7 +77,7 @@ def test_what_is_read_is_not_cleared(command: str, inside: str, marked: bool, tm
         (tmp_path / "linked").symlink_to(model)
         model = tmp_path / "linked"
     before = files(tmp_path)
-    with pytest.raises(ConfigError, match=r"lies in .*out\.partial, where .*out would be made; move it to "):
+    with pytest.raises(ConfigError, match=r"lies in .*out\.partial, where .*out would be made; move it, or "):
         COMMANDS[command](model, text, out)
     assert {name: data for name, data in files(tmp_path).items() if name in before} == before and not out.exists()
 

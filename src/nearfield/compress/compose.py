@@ -1,8 +1,8 @@
 """Making a model by a recipe: stage after stage, each a folder of its own beside the result until that is whole.
 
 A folder's name has the hash of all that decided it: the model, the text, the options and the stages before. One that is
-there is finished, so that the same command continues where it was killed, and another recipe begins anew where it
-differs.
+there is finished, so that the same command continues where it was killed, and so does another recipe up to where it
+differs, once what the first finished after that is removed.
 """
 
 import hashlib
@@ -50,12 +50,12 @@ def compress_folder(source: Path, out: Path, recipe: Recipe, *, device: str = "c
         with _named(recipe, number):
             config = check_stage(stage, config, model.config, recipe.stages[:number - 1])
     with claimed(out, {"command": "compress"}) as beside:
+        begin()
         parent = parent_facts(model.checkpoint)
         others = {path.name: digest(path) for path in other_files(source)}
         folders = _folders(beside, recipe, [parent["sha256"], others])
         _check_device(recipe, folders, device)
         _clear_others(beside, folders)
-        begin()
         at = source
         for number, (stage, folder) in enumerate(zip(recipe.stages, folders, strict=True), 1):
             if not folder.exists():

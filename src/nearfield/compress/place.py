@@ -42,8 +42,8 @@ def check_out(out: Path, *inputs: Path) -> None:
             raise ConfigError(f"{out}: would lie in the model's own folder, {source}; give another place")
         for path in (origin(source), *source.glob("*")):
             if path.resolve().is_relative_to(partial.resolve()):
-                raise ConfigError(f"{path}: lies in {partial}, where {out} would be made; move it to another place, or "
-                                  "give another name than that")
+                raise ConfigError(f"{path}: lies in {partial}, where {out} would be made; move it, or give another "
+                                  "name for the new folder")
     _check_own(out, partial)
 
 
@@ -146,7 +146,7 @@ def _check_own(out: Path, partial: Path) -> None:
         elif not os.path.lexists(partial):
             return
         raise ConfigError(f"{partial}: is where {out} would be made, and no run of this program made it; move or "
-                          "remove it, or give another name than that")
+                          "remove it, or give another name for the new folder")
 
 
 def _check_free(out: Path, partial: Path, run: Run | None) -> None:
