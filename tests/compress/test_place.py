@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from gguf import GGMLQuantizationType as Type
 
+from nearfield.cli.main import main
 from nearfield.compress import place
 from nearfield.compress.calibrated import quantize_calibrated
 from nearfield.compress.compose import compress_folder
@@ -21,7 +24,8 @@ from nearfield.compress.prune.options import PruneOptions
 from nearfield.compress.recipe import read_recipe
 from nearfield.compress.stages import KINDS
 from nearfield.core.errors import ConfigError
-from tests.small_model import save_model, small_tensors
+from tests.gguf_files import write_gguf
+from tests.small_model import CONFIG, save_model, small_tensors
 
 RUN = {"command": "quantize", "device": "cpu", "seed": 1}
 W4, SOME = Target("w4"), PruneOptions(ffn=0.5)
@@ -245,3 +249,20 @@ def test_no_folder_can_be_begun_on_a_disk_that_is_read_only(tmp_path: Path, monk
     with pytest.raises(ConfigError, match=r"out\.partial: cannot be written \(Read-only file system\); nothing is left "
                                           "of it; give another place$"), made_in_steps(tmp_path / "out", RUN):
         raise AssertionError
+
+
+@pytest.mark.parametrize("command", ["convert", "unpack"])
+@pytest.mark.parametrize("name", ["q4.gguf", ""])
+def test_a_gguf_file_is_not_cleared(command: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                    capsys: pytest.CaptureFixture[str]) -> None:
+    """What is read is a folder in the cache, with a link to it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEARFIELD_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "out.partial").mkdir()
+    file = tmp_path / "out.partial" / "q4.gguf"
+    write_gguf(file, CONFIG, small_tensors(dtype=torch.float32), lambda name: Type.Q4_0)
+    before = file.read_bytes()
+    assert main([command, f"out.partial/{name}", "out"]) == 2
+    error = capsys.readouterr().err
+    assert "out.partial/q4.gguf: lies in out.partial, where out would be made; move it" in error
+    assert file.read_bytes() == before and sorted(os.listdir(tmp_path)) == ["cache", "out.partial"]
