@@ -119,7 +119,7 @@ def claimed(out: Path, run: Run | None) -> Iterator[Path]:
 def has_finished(folder: Path) -> bool:
     """Whether `folder` holds what a run has finished and may have taken hours: files of tensors, of any command but
     the quick ones."""
-    if (folder / _MARK).exists() and _marked(folder) is None:
+    if _marked(folder) is None:
         return False
     return any(has_finished(path) if path.is_dir() and not path.is_symlink() else path.suffix == ".safetensors"
                for path in (folder.iterdir() if folder.is_dir() else ()))
@@ -140,8 +140,7 @@ def _check_own(out: Path, partial: Path) -> None:
     """Raises ConfigError for what no run of ours left at `partial`."""
     with suppress(FileNotFoundError):
         if partial.is_dir() and not partial.is_symlink():
-            names = {path.name for path in partial.iterdir()}
-            if _MARK in names or names <= {f"{_MARK}.part"}:
+            if _marked(partial) != {} or {path.name for path in partial.iterdir()} <= {_MARK, f"{_MARK}.part"}:
                 return
         elif not os.path.lexists(partial):
             return
@@ -157,10 +156,10 @@ def _check_free(out: Path, partial: Path, run: Run | None) -> None:
     check_out(out)
     if not has_finished(partial) or _marked(partial) == _plain(run):
         return
-    held, wanted = _marked(partial) or {}, _plain(run) or {}
+    held, wanted = _marked(partial), _plain(run) or {}
     if "device" in held and {**held, "device": wanted.get("device")} == wanted:
         raise other_device(partial, held["device"], wanted["device"])
-    what = held.get("command", "of another program")
+    what = held["command"]
     if what == wanted.get("command"):
         what += f" with another {', '.join(key for key in held if held[key] != wanted.get(key))}"
     raise ConfigError(f"{partial}: has what another run ({what}) finished; repeat that command to continue it, or "
@@ -176,14 +175,12 @@ def _begin(partial: Path, run: Run | None) -> None:
 
 
 def _marked(partial: Path) -> Any:
-    """What the run is that the folder is marked by: None for a quick one, or where there is no mark."""
+    """What the run is that the folder is marked by: None for a quick one, {} where no run of ours marked it."""
     try:
-        found = json.loads((partial / _MARK).read_text("utf-8"))
-        return found["run"]
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError):
-        return {}               # not written by this program: of no known run
+        run = json.loads((partial / _MARK).read_text("utf-8"))["run"]
+        return run if run is None or "command" in run else {}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
 
 
 def _plain(run: Run | None) -> Any:
@@ -201,7 +198,7 @@ def _remove(partial: Path) -> None:
 
 def _unwritable(out: Path, partial: Path, error: OSError) -> ConfigError:
     full = error.errno in _FULL
-    if os.path.exists(partial / _MARK) and has_finished(partial):
+    if _marked(partial) and has_finished(partial):
         remedy = f"{'make room, and ' if full else ''}the same command continues with what is finished in {partial}, or"
     else:
         remedy = f"nothing is left of it;{' make room or' if full else ''}"
