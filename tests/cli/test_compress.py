@@ -88,7 +88,7 @@ def test_what_is_finished_stays_where_measuring_fails(
         patched.setattr("nearfield.bench.fidelity_report.report_fidelity", fails)
         assert main(command) == 2
     assert "no more memory" in capsys.readouterr().err and not out.exists()
-    (made,) = (tmp_path / "small.partial").iterdir()
+    (made,) = (tmp_path / "small.partial").glob("1-quantize-*")
     before = (made / "model.safetensors").stat().st_mtime_ns
     assert main(command) == 0
     assert (out / "model.safetensors").stat().st_mtime_ns == before and not (tmp_path / "small.partial").exists()
@@ -129,3 +129,18 @@ def test_mistakes_are_one_line(recipe: Path, pocket: Path, tmp_path: Path, capsy
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
+
+
+def test_no_other_run_begins_while_texts_are_read(
+        recipe: Path, pocket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    text = chats(tmp_path / "text.txt", "held out")
+
+    def reads(*_: object) -> None:
+        assert main(["quantize", str(pocket), str(tmp_path / "small"), "--format", "w8"]) == 2
+        raise ConfigError("too short")
+    monkeypatch.setattr("nearfield.compress.compose.check_recipe_texts", reads)
+    assert main(["compress", str(pocket), str(tmp_path / "small"), "--recipe", str(recipe), "--text", str(text)]) == 2
+    error = capsys.readouterr().err
+    assert "small is being made by another run" in error and error.endswith("too short\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.toml", "text.txt"]

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,8 +126,20 @@ def test_what_another_run_left_is_not_taken(readable: Path, chats: Path, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         quantize_calibrated(readable, tmp_path / "out", W4, "gptq", [chats], progress=interrupt)
     assert listing(tmp_path) == ["out.partial", "parent", "whole"]
+    before = kept(tmp_path / "out.partial")
+    with pytest.raises(ConfigError, match=r"out\.partial: has what another run \(quantize with another recipe, bytes\) "
+                                          "finished; repeat that command to continue it, or remove that folder"):
+        quantize_calibrated(readable, tmp_path / "out", Target("w4", 32), "gptq", [chats])
+    with pytest.raises(ConfigError, match=r"has what another run \(quantize\) finished"):
+        quantize_folder(readable, tmp_path / "out", Target("w4", 32))       # by rounding, in a moment
+    assert kept(tmp_path / "out.partial") == before
+    shutil.rmtree(tmp_path / "out.partial")
     quantize_calibrated(readable, tmp_path / "out", Target("w4", 32), "gptq", [chats])
     assert weights(tmp_path / "out") == weights(tmp_path / "whole")
+
+
+def kept(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_second_run_on_the_same_folder_is_refused(readable: Path, chats: Path, tmp_path: Path) -> None:
@@ -150,7 +163,7 @@ def test_a_disk_that_is_full_keeps_what_is_finished(readable: Path, chats: Path,
     command = [sys.executable, "-c", "import sys; from nearfield.cli.main import main; sys.exit(main(sys.argv[1:]))",
                "quantize", str(readable), str(tmp_path / "out"), "--format", "w4", "--calibration", str(chats)]
     done = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True)
-    assert done.returncode == 2 and "make room, and the same command continues" in done.stderr, done.stderr
+    assert done.returncode == 2 and "(File too large); the same command continues" in done.stderr, done.stderr
     assert listing(tmp_path) == ["out.partial", "parent"]
     assert subprocess.run(command).returncode == 0
     assert listing(tmp_path) == ["out", "parent"]

@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nearfield.compress.folder import held, made_in_steps, made_whole, quantize_folder
+from nearfield.compress.folder import quantize_folder
+from nearfield.compress.place import claimed, made_in_steps, made_whole
 from nearfield.compress.plan import Target
 from nearfield.core.errors import ConfigError, ModelError
 from tests.compress.killed import quantizing
@@ -201,7 +202,7 @@ def test_a_folder_that_another_run_finished_meanwhile_is_left_alone(parent: Path
     before = (out / "model.safetensors").read_bytes()
     with pytest.raises(ConfigError, match="out: exists already"), made_whole(out):
         pass
-    with pytest.raises(ConfigError, match="out: exists already"), made_in_steps(out):
+    with pytest.raises(ConfigError, match="out: exists already"), made_in_steps(out, {"command": "quantize"}):
         pass
     assert (out / "model.safetensors").read_bytes() == before and listing(tmp_path) == ["out", "parent"]
 
@@ -218,9 +219,9 @@ def test_the_lock_is_not_of_a_folder_that_has_gone(tmp_path: Path, monkeypatch: 
         real(file, how)
 
     monkeypatch.setattr("fcntl.flock", late)
-    with held(tmp_path / "out") as partial:
+    with claimed(tmp_path / "out", None) as partial:
         assert len(calls) == 2
-        with pytest.raises(ConfigError, match="being made by another run"), held(tmp_path / "out"):
+        with pytest.raises(ConfigError, match="being made by another run"), claimed(tmp_path / "out", None):
             pass
         assert partial.is_dir()
 

@@ -182,10 +182,10 @@ def test_another_run_does_not_continue_this_one(tmp_path: Path, text: Path) -> N
 
     with pytest.raises(KeyboardInterrupt):
         prune_folder(tmp_path / "parent", tmp_path / "out", PruneOptions(ffn=0.7), [text], progress=stop)
-    prune_folder(tmp_path / "parent", tmp_path / "out", PruneOptions(ffn=0.35), [text])
-    prune_folder(tmp_path / "parent", tmp_path / "fresh", PruneOptions(ffn=0.35), [text])
-    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "fresh")]
-    assert files[0] == files[1]
+    before = sorted((tmp_path / "out.partial").rglob("*"))
+    with pytest.raises(ConfigError, match=r"out\.partial: has what another run \(prune with another recipe\) finished"):
+        prune_folder(tmp_path / "parent", tmp_path / "out", PruneOptions(ffn=0.35), [text])
+    assert sorted((tmp_path / "out.partial").rglob("*")) == before
 
 
 def broken(folder: Path, name: str, change: Any) -> None:

@@ -1,6 +1,8 @@
 """Recipes: what they may say, and stages that are done once, in order, whenever a run is killed."""
 
+import errno
 import json
+import os
 import re
 import shutil
 import signal
@@ -12,7 +14,8 @@ import pytest
 import torch
 
 from nearfield.compress.compose import compress_folder
-from nearfield.compress.folder import Progress, made_in_steps, made_whole
+from nearfield.compress.folder import Progress
+from nearfield.compress.place import made_in_steps, made_whole
 from nearfield.compress.recipe import Evaluation, Kind, Recipe, Stage, read_recipe, whole
 from nearfield.compress.stages import KINDS, RUNS
 from nearfield.core.errors import ConfigError, ModelError
@@ -168,13 +171,23 @@ def test_what_is_finished_is_not_done_again_and_what_differs_is(readable: Path, 
         return steps.done
 
     assert run(3, 1, 2, 3) == [1, 2] and not out.exists()
+    def refused_and_removed(*numbers: int) -> None:
+        """What is finished and of no use is named, and left."""
+        with pytest.raises(ConfigError, match="finished by another recipe, .*; repeat that .*, or remove") as told:
+            run(4, *numbers)
+        for name in str(told.value).partition(": ")[0].split(", "):
+            shutil.rmtree(name)
+
     assert run(3, 1, 2, 3) == []                # both are there
+    refused_and_removed(1, 5, 4)
     assert run(4, 1, 5, 4) == [5]               # another second stage
     text.write_text("two")
+    refused_and_removed(1, 5, 4)
     assert run(4, 1, 5, 4) == [1, 5]            # another text
     (readable / "tokenizer_config.json").write_text("{}")
+    refused_and_removed(1, 5, 4)
     assert run(4, 1, 5, 4) == [1, 5]            # another model
-    assert len(list((tmp_path / "out.partial").iterdir())) == 2
+    assert len(list((tmp_path / "out.partial").glob("*-add-*"))) == 2
     assert run(None, 1, 5, 4) == [4] and (out / "trace").read_text() == "1\n5\n4\n"
     with pytest.raises(ConfigError, match="out: exists already"):
         run(None, 1, 5, 4)
@@ -199,7 +212,7 @@ def test_ctrl_c_says_what_it_leaves(done: tuple[int, ...], told: str, readable: 
     class Stopped(Steps):
         def __call__(self, stage: Stage, source: Path, out: Path, first: Path, device: str, progress: Progress) -> None:
             if stage.options["number"] == 2:
-                with (made_in_steps if done else made_whole)(out) as partial:
+                with made_in_steps(out, {"command": "add"}) if done else made_whole(out) as partial:
                     (partial / "begun").write_text("x")
                     raise_signal(signal.SIGINT)
             super().__call__(stage, source, out, first, device, progress)
@@ -211,11 +224,46 @@ def test_ctrl_c_says_what_it_leaves(done: tuple[int, ...], told: str, readable: 
     assert steps.done == [2] and not (tmp_path / "out.partial").exists()
 
 
-def test_what_a_killed_run_of_another_command_left_is_cleared(readable: Path, tmp_path: Path) -> None:
-    (tmp_path / "out.partial" / "layers").mkdir(parents=True)
-    (tmp_path / "out.partial" / "model.safetensors").write_text("half")
-    made(readable, tmp_path / "out", Steps(), 1)
-    assert (tmp_path / "out" / "trace").read_text() == "1\n" and not (tmp_path / "out.partial").exists()
+def test_no_other_run_comes_between_the_checks_and_the_stages(readable: Path, tmp_path: Path) -> None:
+    """The texts of all stages take long to read."""
+    def begin() -> None:
+        with pytest.raises(ConfigError, match="out is being made by another run"), made_whole(tmp_path / "out"):
+            pass
+
+    made(readable, tmp_path / "out", Steps(), 1, begin=begin)
+    assert (tmp_path / "out" / "trace").read_text() == "1\n"
+
+
+def test_checks_that_fail_leave_nothing_new(readable: Path, tmp_path: Path) -> None:
+    def begin() -> None:
+        raise ConfigError("too short")
+
+    with pytest.raises(ConfigError, match="too short"):
+        made(readable, tmp_path / "out", Steps(), 1, begin=begin)
+    assert not (tmp_path / "out.partial").exists()
+    with pytest.raises(ModelError, match="it broke"):
+        made(readable, tmp_path / "out", Steps(2), 1, 2)
+    with pytest.raises(ConfigError, match="too short"):
+        made(readable, tmp_path / "out", Steps(), 1, 2, begin=begin)
+    made(readable, tmp_path / "out", steps := Steps(), 1, 2)
+    assert steps.done == [2]
+
+
+@pytest.mark.parametrize(("done", "code", "told"), [
+    ((), errno.EROFS, r"\(Read-only file system\); nothing is left of it; give another place$"),
+    ((1,), errno.ENOSPC, r"; make room, and the same command continues with what is finished in .*out\.partial, or "),
+    ((1,), errno.EROFS, r"\(Read-only file system\); the same command continues with what is finished in ")])
+def test_a_disk_that_fails_says_what_is_left(done: tuple[int, ...], code: int, told: str, readable: Path,
+                                             tmp_path: Path) -> None:
+    class Fails(Steps):
+        def __call__(self, stage: Stage, source: Path, out: Path, first: Path, device: str, progress: Progress) -> None:
+            if stage.options["number"] == 2:
+                raise OSError(code, os.strerror(code), str(out))
+            super().__call__(stage, source, out, first, device, progress)
+
+    with pytest.raises(ConfigError, match=told):
+        made(readable, tmp_path / "out", Fails(), *done, 2)
+    assert (tmp_path / "out.partial").exists() == bool(done)
 
 
 PRUNE, DISTILL = "[[stage]]\nkind = 'prune'\n", "[[stage]]\nkind = 'distill'\ntext = 'generate'\n"

@@ -32,7 +32,6 @@ def run(args: argparse.Namespace) -> int:
     from nearfield.bench.fidelity import check_text
     from nearfield.compress.compose import check_recipe_texts, compress_folder
     from nearfield.compress.device import open_device
-    from nearfield.compress.folder import check_out
     from nearfield.compress.recipe import read_recipe
     from nearfield.compress.stages import KINDS
     from nearfield.models.loader import find_model, weight_bytes
@@ -40,10 +39,6 @@ def run(args: argparse.Namespace) -> int:
     recipe = read_recipe(args.recipe, KINDS, args.calibration, args.text)
     open_device(args.device)
     source, found = find_model(args.model), dict[str, Any]()
-    check_out(args.out, source)
-    seen = check_recipe_texts(source, recipe)
-    if recipe.evaluate is not None:
-        check_text(source, recipe.evaluate.texts, recipe.evaluate.tokens, seen)
     with tqdm(disable=None, leave=False) as bar:     # shown on a terminal only
         shown = 0
 
@@ -57,10 +52,16 @@ def run(args: argparse.Namespace) -> int:
             bar.total = total
             bar.update(done - bar.n)
 
+        def begin() -> None:
+            seen = check_recipe_texts(source, recipe)
+            if recipe.evaluate is not None:
+                check_text(source, recipe.evaluate.texts, recipe.evaluate.tokens, seen)
+
         def finish(folder: Path) -> None:
             if recipe.evaluate is not None:
                 found.update(_evaluated(source, folder, recipe.evaluate, args.out.name))
-        compress_folder(source, args.out, recipe, device=args.device, finish=finish, progress=show)
+
+        compress_folder(source, args.out, recipe, device=args.device, begin=begin, finish=finish, progress=show)
     if found:
         from nearfield.cli.evaluate import table
         print(table(found))

@@ -16,17 +16,10 @@ from torch import Tensor
 from nearfield.compress.device import computing_on, open_device
 from nearfield.compress.finite import check_codable
 from nearfield.compress.fit import Fit, check_fits, fit_plan
-from nearfield.compress.folder import (
-    Progress,
-    check_out,
-    check_space,
-    empty_model,
-    made_in_steps,
-    rounded,
-    write_model,
-)
+from nearfield.compress.folder import Progress, rounded, write_model
 from nearfield.compress.journal import Journal
 from nearfield.compress.passes import run_pass, told
+from nearfield.compress.place import check_out, check_space, empty_model, made_in_steps
 from nearfield.compress.plan import Plan, Target, make_plan, open_plan, packer, stored_name
 from nearfield.compress.quantize.choose import Method, quantise
 from nearfield.compress.report import REPORT, add_section, run_facts
@@ -62,7 +55,7 @@ def quantize_calibrated(source: Path, out: Path, target: Target | Fit, method: M
     Raises ModelError for a model that cannot be quantised so, ConfigError for texts that are too short, for a size
     that nothing fits, or where `out` cannot be written; finished layers are kept beside it.
     """
-    check_out(out, source)
+    check_out(out, source, *texts)
     place = open_device(device)
     plan = make_plan(source, target) if isinstance(target, Target) else open_plan(source, target.profile)
     if isinstance(target, Fit):
@@ -71,15 +64,16 @@ def quantize_calibrated(source: Path, out: Path, target: Target | Fit, method: M
     text = read_text(texts, tokenizer, CHUNKS, min(LENGTH, plan.spec.max_positions), LEAST)
     recipe = {**target.recipe, "method": method, "chunks": len(text.chunks), "chunk": text.chunks.shape[1]}
     facts = {**run_facts(plan, recipe), "device": device}
-    run = {**facts, "threads": torch.get_num_threads(), "text": hashlib.sha256(text.chunks.numpy().data).hexdigest()}
-    with computing_on(place), made_in_steps(out) as partial:
+    run = {"command": "quantize", **facts, "threads": torch.get_num_threads(),
+           "text": hashlib.sha256(text.chunks.numpy().data).hexdigest()}
+    with computing_on(place), made_in_steps(out, run) as partial:
         if isinstance(target, Fit):
-            measured = Journal(partial / "measured", run)
+            measured = Journal(partial / "measured")
             plan = fit_plan(plan, target, method, text.chunks, measured, place, shard_bytes, progress)
             facts |= {"bytes": run_facts(plan, {})["bytes"]}
         whole = empty_model(partial)
         check_space(partial, sum(entry.nbytes for entry in plan.entries().values()))
-        journal = Journal(partial / "layers", run)
+        journal = Journal(partial / "layers")
         run_pass(plan, text.chunks, journal, lambda states: _Layer(plan, method), place, progress)
         write_model(plan, whole, _Layers(plan, journal), shard_bytes)
         add_section(whole / REPORT, "quantize", {

@@ -1,13 +1,12 @@
 """Making a model by a recipe: stage after stage, each a folder of its own beside the result until that is whole.
 
 A folder's name has the hash of all that decided it: the model, the text, the options and the stages before. One that is
-there is finished, so that the same command continues where it was killed, and another recipe begins anew where it
-differs.
+there is finished, so that the same command continues where it was killed, and so does another recipe up to where it
+differs, once what the first finished after that is removed.
 """
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,8 +16,9 @@ from typing import Any
 import torch
 
 from nearfield.compress.device import open_device, other_device
-from nearfield.compress.folder import check_out, clear, held, other_files, partial_of
+from nearfield.compress.folder import other_files
 from nearfield.compress.parent import read_parent
+from nearfield.compress.place import check_out, claimed, clear, has_finished, partial_of
 from nearfield.compress.recipe import Recipe, Stage
 from nearfield.compress.report import REPORT, add_section, digest, parent_facts, read_report, versions
 from nearfield.compress.stages import RUNS, Run, check_stage, passages_read, spelled
@@ -32,45 +32,42 @@ Progress = Callable[[int, int, int], None]
 
 
 def compress_folder(source: Path, out: Path, recipe: Recipe, *, device: str = "cpu",
-                    runs: Mapping[str, Run] = RUNS, finish: Callable[[Path], object] = lambda folder: None,
+                    runs: Mapping[str, Run] = RUNS, begin: Callable[[], object] = lambda: None,
+                    finish: Callable[[Path], object] = lambda folder: None,
                     progress: Progress = lambda stage, done, total: None) -> None:
     """Write to the new folder `out` what `recipe` makes of the model in the folder `source`.
 
-    device: "cpu" or "cuda", where stages compute. finish: is given the whole folder before it gets its name, to add to
+    device: "cpu" or "cuda", where stages compute. begin: is called before the first stage, when no other run can come
+    between: for checks that take long. finish: is given the whole folder before it gets its name, to add to
     it what is measured. Raises ConfigError or ModelError, with the stage in front, as the stages do; what is finished
     is kept beside `out`.
     """
-    check_out(out, source)
+    check_out(out, source, *_files(recipe))
     open_device(device)
     model = read_parent(source)
     config = model.config
     for number, stage in enumerate(recipe.stages, 1):
         with _named(recipe, number):
             config = check_stage(stage, config, model.config, recipe.stages[:number - 1])
-    parent = parent_facts(model.checkpoint)
-    others = {path.name: digest(path) for path in other_files(source)}
-    beside = partial_of(out)
-    try:
-        with held(out):
-            folders = _folders(beside, recipe, [parent["sha256"], others])
-            clear(beside, {path for folder in folders for path in (folder, partial_of(folder))})    # of other recipes
-            _check_device(recipe, folders, device)
-            at = source
-            for number, (stage, folder) in enumerate(zip(recipe.stages, folders, strict=True), 1):
-                if not folder.exists():
-                    with _named(recipe, number):
-                        runs[stage.kind](stage, at, folder, source, device, partial(progress, number))
-                at = folder
-            add_section(at / REPORT, "compress", {
-                "recipe": {"name": recipe.path.name, "sha256": digest(recipe.path)}, "parent": parent,
-                "stages": [_told(stage, folder) for stage, folder in zip(recipe.stages, folders, strict=True)],
-                "versions": versions()})
-            finish(at)
-            at.rename(out)
-            shutil.rmtree(beside, ignore_errors=True)
-    except OSError as error:
-        raise ConfigError(f"{error.filename or beside}: cannot be written ({error.strerror}); make room, and the same "
-                          "command continues with the stages that are finished, or give another place") from None
+    with claimed(out, {"command": "compress"}) as beside:
+        begin()
+        parent = parent_facts(model.checkpoint)
+        others = {path.name: digest(path) for path in other_files(source)}
+        folders = _folders(beside, recipe, [parent["sha256"], others])
+        _check_device(recipe, folders, device)
+        _clear_others(beside, folders)
+        at = source
+        for number, (stage, folder) in enumerate(zip(recipe.stages, folders, strict=True), 1):
+            if not folder.exists():
+                with _named(recipe, number):
+                    runs[stage.kind](stage, at, folder, source, device, partial(progress, number))
+            at = folder
+        add_section(at / REPORT, "compress", {
+            "recipe": {"name": recipe.path.name, "sha256": digest(recipe.path)}, "parent": parent,
+            "stages": [_told(stage, folder) for stage, folder in zip(recipe.stages, folders, strict=True)],
+            "versions": versions()})
+        finish(at)
+        at.rename(out)
 
 
 def check_recipe_texts(source: Path, recipe: Recipe) -> set[int]:
@@ -105,6 +102,22 @@ def _folders(beside: Path, recipe: Recipe, model: Any) -> list[Path]:
         mark = _hash([mark, stage.kind, stage.options, [digest(file) for file in stage.texts or ()]])
         folders.append(beside / f"{number}-{stage.kind}-{mark[:16]}")
     return folders
+
+
+def _files(recipe: Recipe) -> list[Path]:
+    """What the recipe reads, itself too."""
+    texts = [*(stage.texts for stage in recipe.stages), recipe.evaluate and recipe.evaluate.texts]
+    return [recipe.path, *(file for files in texts for file in files or ())]
+
+
+def _clear_others(beside: Path, folders: Sequence[Path]) -> None:
+    """Remove what stages of other recipes left; raises ConfigError for what they finished, which may have taken hours.
+    """
+    keep = {path for folder in folders for path in (folder, partial_of(folder))}
+    if finished := [str(path) for path in sorted(beside.iterdir()) if path not in keep and has_finished(path)]:
+        raise ConfigError(f"{', '.join(finished)}: finished by another recipe, or on other text, another model, other "
+                          "threads; repeat that command to continue it, or remove this to go on with what both share")
+    clear(beside, keep)
 
 
 def _check_device(recipe: Recipe, folders: Sequence[Path], device: str) -> None:

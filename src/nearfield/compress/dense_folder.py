@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from nearfield.compress.folder import Progress, check_out, check_space, copy_others, made_whole, write_files
+from nearfield.compress.folder import Progress, copy_others, write_files
+from nearfield.compress.place import check_out, check_space, made_whole
 from nearfield.compress.report import REPORT, add_section
 from nearfield.formats.checkpoint import Entry
 from nearfield.formats.shards import SHARD_BYTES

@@ -16,10 +16,10 @@ _STATES = "states"
 
 
 class Journal:
-    """The journal in `folder` of the run that `run` describes; another run's is thrown away. Raises OSError."""
+    """The journal in `folder`, which is made where there is none. Raises OSError."""
 
-    def __init__(self, folder: Path, run: Mapping[str, Any]) -> None:
-        self._kept = Kept(folder, run)
+    def __init__(self, folder: Path) -> None:
+        self._kept = Kept(folder)
 
     @property
     def done(self) -> int:

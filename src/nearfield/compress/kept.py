@@ -1,14 +1,13 @@
 """Files of tensors that a long run keeps, each whole or not there: what the same command continues from.
 
-A folder of `run.json` (what the run is) and safetensors, with the facts of each in its metadata. A file gets its name
-when all of it is on the disk, whenever the run ended. What a run of other options has kept is of no use to this one;
-what it has kept on another device may have taken hours, and is left for the user to decide about.
+A folder of safetensors, with the facts of each in its metadata. A file gets its name when all of it is on the disk,
+whenever the run ended. Whose they are is the matter of the folder that they lie in (place.py).
 """
 
 import errno
 import json
 import os
-import shutil
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,25 +16,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nearfield.compress.device import other_device
-
-_RUN = "run.json"
-
 
 class Kept:
-    """The files in `folder` of the run that `run` describes; another run's are thrown away. Raises OSError, and
-    ConfigError where only the run's "device" is another."""
+    """The files in `folder`, which is made where there is none. Raises OSError."""
 
-    def __init__(self, folder: Path, run: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        text = json.dumps(run, sort_keys=True)
-        held, wanted = self._held(), json.loads(text)
-        if held != wanted:
-            if _is_on_other_device(held, wanted) and any(folder.glob("*.safetensors")):
-                raise other_device(folder.parent, held["device"], wanted["device"])
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            self._put(folder / _RUN, lambda path: path.write_text(text))
+        folder.mkdir(exist_ok=True)
 
     def __contains__(self, name: str) -> bool:
         return self.path(name).exists()
@@ -47,7 +34,7 @@ class Kept:
     def put(self, name: str, tensors: Mapping[str, Tensor], facts: Any = None) -> None:
         """Keep `tensors` and `facts` (for JSON) under `name`, in place of what was there."""
         held = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        self._put(self.path(name), lambda path: _save(held, path, {"facts": json.dumps(facts)}))
+        put_whole(self.path(name), lambda path: _save(held, path, {"facts": json.dumps(facts)}))
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors kept under `name`."""
@@ -62,31 +49,29 @@ class Kept:
         """Keep `name` no longer."""
         self.path(name).unlink(missing_ok=True)
 
+    def clear(self) -> None:
+        """Keep nothing."""
+        for path in self.folder.iterdir():
+            path.unlink()
+
     def nbytes(self) -> int:
         """Bytes on the disk."""
         return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
 
-    def _held(self) -> Any:
-        """What the run is of which the folder has files, or None where there is none."""
-        try:
-            return json.loads((self.folder / _RUN).read_text("utf-8"))
-        except (OSError, ValueError):
-            return None
 
-    def _put(self, path: Path, write: Callable[[Path], object]) -> None:
-        unfinished = path.with_name(f"{path.name}.part")
-        write(unfinished)
-        with open(unfinished, "rb+") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-
-
-def _is_on_other_device(held: Any, wanted: dict[str, Any]) -> bool:
-    return isinstance(held, dict) and "device" in held and {**held, "device": wanted.get("device")} == wanted
+def put_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """The file `path`, which is the old one, or none, until all that `write` wrote is on the disk. Raises OSError."""
+    unfinished = path.with_name(f"{path.name}.part")
+    write(unfinished)
+    with open(unfinished, "rb+") as file:
+        os.fsync(file.fileno())
+    unfinished.replace(path)
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     try:
         save_file(dict(tensors), path, metadata)
-    except SafetensorError as error:     # the disk's own errors come as these
-        raise OSError(errno.EIO, str(error), str(path)) from None
+    except SafetensorError as error:     # the disk's own errors come as these, in words
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code) if number else str(error), str(path)) from None

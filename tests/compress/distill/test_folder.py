@@ -199,14 +199,15 @@ def test_what_cannot_teach_is_named(pair: SmallPair, tmp_path: Path) -> None:
     refused("a learning rate of 0 teaches nothing", learning_rate=0)
 
 
-def test_a_rate_that_is_too_high_is_told_and_leaves_nothing_that_looks_whole(pair: SmallPair, tmp_path: Path) -> None:
+def test_a_rate_that_is_too_high_is_told_and_leaves_nothing(pair: SmallPair, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     tensors = {name: tensor.float() for name, tensor in load_file(pair.student / "model.safetensors").items()}
     tensors["model.norm.weight"] = torch.full((32,), float("nan"))
     save(broken, tensors, num_hidden_layers=2)
-    with pytest.raises(ModelError, match="broken: has learned nothing in 0 steps .*not finite.* lower --learning-rate"):
+    with pytest.raises(ModelError, match="broken: has learned nothing in 0 steps .*not finite.* lower --learning-rate, "
+                                         "or more text; nothing is left of it$"):
         distill_folder(broken, pair.teacher, tmp_path / "out", SHORT, [pair.text])
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_a_second_run_on_the_same_folder_is_refused(pair: SmallPair, made: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_the_gradient_is_of_divergence_and_distance_together(
     teacher = Network.load(read_parent(pair.teacher), torch.bfloat16)
     student = Network.load(read_parent(pair.student), torch.float32)
     ids, head = torch.randint(3, 2048, (2, 64), generator=torch.Generator().manual_seed(5)), teacher.weights[EMBED]
-    said = Chunks(Kept(tmp_path / "kept", {}), "said", 2, CPU)
+    said = Chunks(Kept(tmp_path / "kept"), "said", 2, CPU)
     with torch.no_grad():
         hidden = teacher.side(ids).hidden
     said.put(0, {"ids": ids, "hidden": hidden.view(2, 64, -1)})

@@ -53,7 +53,7 @@ def course(steps: int = 40, chunks: int = 10) -> Course:
 
 
 def kept(folder: Path) -> Kept:
-    return Kept(folder / "run", {"run": 1})
+    return Kept(folder / "run")
 
 
 def watch(done: int, loss: float, held_out: float) -> None:

@@ -17,9 +17,9 @@ from nearfield.compress.distill.lesson import Lesson, Progress
 from nearfield.compress.distill.network import Network
 from nearfield.compress.distill.pair import Pair
 from nearfield.compress.distill.plan import DistillOptions, DistillPlan
-from nearfield.compress.folder import check_out, check_space, empty_model, made_in_steps
 from nearfield.compress.kept import Kept
 from nearfield.compress.parent import Parent
+from nearfield.compress.place import check_out, check_space, empty_model, made_in_steps
 from nearfield.compress.report import REPORT, add_section
 
 
@@ -32,12 +32,13 @@ def distill_folder(student: Path, teacher: Path, out: Path, options: DistillOpti
     Raises ModelError for models that do not go together or learn nothing, ConfigError for text that is too short,
     or where `out` cannot be written; what is finished is kept beside it.
     """
-    check_out(out, student, teacher)
+    check_out(out, student, teacher, *(texts or ()))
     place = open_device(device)
     plan = DistillPlan.make(Pair.read(student, teacher), options, texts)
     facts = {**plan.facts(), "device": device}
-    with computing_on(place), made_in_steps(out) as partial:
-        kept = Kept(partial / "lesson", {**facts, "text": plan.digest(), "threads": torch.get_num_threads()})
+    run = {"command": "distill", **facts, "text": plan.digest(), "threads": torch.get_num_threads()}
+    with computing_on(place), made_in_steps(out, run) as partial:
+        kept = Kept(partial / "lesson")
         check_space(partial, plan.nbytes() - kept.nbytes())
         pupil = Network.load(plan.pair.student, torch.float32, place)
         told = Lesson(plan, kept, progress).teach(pupil)

@@ -62,9 +62,10 @@ class Lesson:
         del teacher
         outcome = train(task, course, self.kept, self._watch("all layers"))
         if not outcome.best[1] < before:
+            self.kept.clear()       # the same command would find this end of it
             raise ModelError(f"{plan.pair.student.checkpoint.folder}: has learned nothing in {outcome.done} steps "
                              f"({outcome.stopped or 'no held-out loss was below the first'}); give a lower "
-                             "--learning-rate, or more text")
+                             "--learning-rate, or more text; nothing is left of it")
         spent = said.seconds() + sum(block["seconds"] for block in told.get("blocks", ())) + outcome.seconds
         return {**told, "held_out_kl": {**outcome.facts(), "before": before}, "seconds": round(spent, 1)}
 

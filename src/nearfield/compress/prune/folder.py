@@ -18,9 +18,10 @@ from torch import Tensor
 
 from nearfield.compress.dense_folder import write_dense
 from nearfield.compress.device import computing_on, open_device
-from nearfield.compress.folder import Progress, check_out, check_space, empty_model, made_in_steps
+from nearfield.compress.folder import Progress
 from nearfield.compress.journal import Journal
 from nearfield.compress.parent import Parent, read_parent
+from nearfield.compress.place import check_out, check_space, empty_model, made_in_steps
 from nearfield.compress.prune.depth import CHECKED, Choice, Passes, next_choice, told
 from nearfield.compress.prune.layer import LayerCut, PrunedTensors, pruned_entries
 from nearfield.compress.prune.options import PruneOptions, Sizes, sizes
@@ -47,7 +48,7 @@ def prune_folder(source: Path, out: Path, options: PruneOptions, texts: Sequence
     cannot be written; what was finished is kept.
     """
     options.check(bool(texts))
-    check_out(out, source)
+    check_out(out, source, *texts)
     place = open_device(device)
     parent = read_parent(source)
     wanted = sizes(parent.spec, options)
@@ -58,13 +59,14 @@ def prune_folder(source: Path, out: Path, options: PruneOptions, texts: Sequence
     text = read_text(texts, tokenizer, CHUNKS, min(LENGTH, parent.spec.max_positions), LEAST)
     facts = {"recipe": asdict(options), "parent": parent_facts(parent.checkpoint), "versions": versions(),
              "device": device}
-    run = {**facts, "threads": torch.get_num_threads(), "text": hashlib.sha256(text.chunks.numpy().data).hexdigest()}
+    run = {"command": "prune", **facts, "threads": torch.get_num_threads(),
+           "text": hashlib.sha256(text.chunks.numpy().data).hexdigest()}
     counted = _Counted(parent, wanted, progress)
-    with computing_on(place), made_in_steps(out) as partial:
+    with computing_on(place), made_in_steps(out, run) as partial:
         whole = empty_model(partial)
         check_space(partial, nbytes)
-        layers, depth = _choose_layers(parent, wanted, text.chunks, place, partial / "depth", run, counted)
-        journal = Journal(partial / "width", {**run, "layers": layers})
+        layers, depth = _choose_layers(parent, wanted, text.chunks, place, partial / "depth", counted)
+        journal = Journal(partial / "width")
         if counted.walks:
             _cut_layers(parent, wanted, layers, options.compensate, text.chunks, place, journal, counted)
         spent = [journal.facts(i) for i in range(journal.done)]
@@ -107,12 +109,12 @@ class _Counted:
 
 
 def _choose_layers(parent: Parent, wanted: Sizes, chunks: Tensor, device: torch.device, folder: Path,
-                   run: dict[str, Any], counted: _Counted) -> tuple[list[int], dict[str, Any]]:
+                   counted: _Counted) -> tuple[list[int], dict[str, Any]]:
     """The layers that stay, and why the others go. The journal has the ranks first, then each choice."""
     count = parent.spec.num_layers - wanted.layers
     if not count:
         return list(range(wanted.layers)), {"dropped": [], "seconds": 0.0}
-    journal, nothing = Journal(folder, run), torch.zeros(0)
+    journal, nothing = Journal(folder), torch.zeros(0)
 
     def note(fact: dict[str, Any], start: float) -> None:
         journal.add(journal.done, {}, {**fact, "seconds": time.monotonic() - start}, nothing)
