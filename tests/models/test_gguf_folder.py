@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from gguf import GGMLQuantizationType as Type
 
 from nearfield.cli.main import main
 from nearfield.core.errors import ModelError
+from nearfield.models.chat_template import load_chat_template
 from nearfield.models.gguf_folder import LINK, open_gguf
+from nearfield.models.tokenizer import load_tokenizer
 from tests.gguf_files import write_gguf
 from tests.small_model import CONFIG, small_tensors
 
@@ -21,8 +24,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "gguf"
 
 
-def model(path: Path) -> Path:
-    write_gguf(path, CONFIG, small_tensors(dtype=torch.float32), lambda name: Type.F16)
+def model(path: Path, **keys: Any) -> Path:
+    write_gguf(path, CONFIG, small_tensors(dtype=torch.float32), lambda name: Type.F16, **keys)
     return path
 
 
@@ -73,3 +76,17 @@ def test_where_there_is_no_place_one_is_asked_for(
         open_gguf(path)
     assert main(["unpack", str(path), str(tmp_path / "out")]) == 2
     assert "nearfield unpack" not in capsys.readouterr().err.partition(": ")[2]
+
+
+def test_a_tokenizer_and_a_template_are_named_by_the_file_and_its_key(cache: Path, tmp_path: Path) -> None:
+    path = model(tmp_path / "one.gguf")
+    with pytest.raises(ModelError, match=rf"^{path}: has no tokenizer: .* key tokenizer\.ggml\.model; convert"):
+        load_tokenizer(open_gguf(path))
+    words = [*(chr(33 + i) for i in range(61)), "!!", "<s>", "</s>"]
+    keys = {f"tokenizer.ggml.{name}": value for name, value in {
+        "model": "gpt2", "pre": "gpt-2", "tokens": words, "token_type": [1] * 62 + [3, 3], "merges": ["! !"],
+        "bos_token_id": 62, "eos_token_id": 63}.items()}
+    model(path, **keys, **{"tokenizer.chat_template": "{% for m in %}"})
+    with pytest.raises(ModelError) as caught:
+        load_chat_template(open_gguf(path))
+    assert f"({path}: tokenizer.chat_template, line 1" in str(caught.value) and str(cache) not in str(caught.value)
