@@ -24,6 +24,6 @@ def run(args: argparse.Namespace) -> int:
     exact = "rounded on the way:" if rounded else "all of the same numbers"
     print(f"wrote {args.out}: {format_bytes(weight_bytes(args.out))} of weights, {exact}")
     for found in rounded:
-        many = "tensor" if found.tensors == 1 else "tensors"
-        print(f"  {found.tensors} {many} {found.stored} to {found.made}, a relative error of {found.relative_error:.2g}")
+        many = "1 tensor" if found.tensors == 1 else f"{found.tensors} tensors"
+        print(f"  {many}, {found.stored} to {found.made}: a relative error of {found.relative_error:.2g}")
     return 0

@@ -51,8 +51,8 @@ def convert_folder(source: Path, out: Path, *, shard_bytes: int = SHARD_BYTES,
                    progress: Progress = lambda done, total: None) -> list[Rounded]:
     """Write the model in the folder `source` to the new folder `out`. `progress`: tensors done, and all.
 
-    Returns what was rounded; nothing where all is exact. Raises ConfigError for a model that is not stored so, or where `out` cannot be written,
-    ModelError for codes that cannot be read.
+    Returns what was rounded; nothing where all is exact. Raises ConfigError for a model that is not stored so, or
+    where `out` cannot be written, ModelError for numbers that cannot be read, or that the model's dtype does not hold.
     """
     model = open_coded(source)
     if model.manifest.method == METHOD:
@@ -161,7 +161,7 @@ class _Conversion:
 
 def _relative_error(made: Tensor, floats: Tensor) -> float:
     """Of numbers [...] in any dtype, against those fp32 that they were."""
-    pairs = zip(made.flatten().split(_CHUNK), floats.flatten().split(_CHUNK), strict=True)
+    pairs = zip(torch.split(made.flatten(), _CHUNK), torch.split(floats.flatten(), _CHUNK), strict=True)
     sums = [((one.double() - other).square().sum(), other.double().square().sum()) for one, other in pairs]
     error, size = (math.sqrt(sum(float(part) for part in parts)) for parts in zip(*sums, strict=True))
     return error / max(size, 1e-30)

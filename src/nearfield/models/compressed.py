@@ -49,7 +49,8 @@ class CompressedWeights:
             return self.dense.matrix(parts, columns, table=table)
         if EMBED in parts and (schemes[EMBED].format != "int8" or schemes[EMBED].group):
             raise ModelError(f"{self.manifest.place}: {_layer(EMBED)} is stored as {schemes[EMBED]}, which is not "
-                             "supported of embeddings; store them as int8 with a scale a row, or leave them dense: they become int8 at load")
+                             "supported of embeddings; store them as int8 with a scale a row, or leave them dense: "
+                             "they become int8 at load")
         read = [self._read(name, (rows, columns), schemes[name]) for name, rows in parts.items()]
         return self.ops.prepare(join(read))
 
@@ -93,8 +94,8 @@ def schemes_of(manifest: Manifest, parts: Collection[str]) -> dict[str, Scheme]:
         first = next(iter(schemes))
         other = next(name for name in schemes if (name in coded) != (first in coded))
         raise ModelError(f"{manifest.place}: {_layer(first)} is stored as {schemes[first] or 'dense'} and "
-                         f"{_layer(other)} as {schemes[other] or 'dense'}, but they are multiplied by as one matrix; quantise both alike, "
-                         "or make both dense: nearfield unpack")
+                         f"{_layer(other)} as {schemes[other] or 'dense'}, but they are multiplied by as one "
+                         "matrix; quantise both alike, or make both dense: nearfield unpack")
     return coded
 
 
