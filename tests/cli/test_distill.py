@@ -42,6 +42,8 @@ def test_a_student_is_taught(pair: SmallPair, tmp_path: Path, capsys: pytest.Cap
     ([], "--teacher"), (["--text", "a.txt"], "--teacher"), (["--teacher", "T"], "--text"),
     (["--teacher", "T", "--text", "a.txt", "--tokens", "lots"], "'lots' is not a number of tokens"),
     (["--teacher", "T", "--text", "a.txt", "--tokens", "-5k"], "'-5k' is not a number of tokens, such as 300000"),
+    (["--teacher", "T", "--text", "a.txt", "--seed", str(2**63)], f"'{2**63}' is not a whole number from 0 to"),
+    (["--teacher", "T", "--text", "a.txt", "--seed", "-1"], "'-1' is not a whole number from 0"),
     (["--teacher", "T", "--txt", "a.txt"], "unknown option '--txt' (did you mean '--text'?)"),
     (["--teacher", "no/such/place", "--text", "a.txt"], "no/such/place: no such folder"),
 ])

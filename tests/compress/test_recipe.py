@@ -80,6 +80,8 @@ def test_a_recipe_is_read_with_its_texts_beside_it(tmp_path: Path) -> None:
     ("[[stage]]\nkind = 'distill'\ntokens = 0", r"\(distill\): tokens is 0; it is a whole number of at least 1"),
     ("[[stage]]\nkind = 'distill'\nblock-local = 1", r"block-local is 1; it is true or false"),
     ("[[stage]]\nkind = 'prune'\nffn = '0.8'", r"ffn is '0\.8'; it is a number"),
+    (f"[[stage]]\nkind = 'distill'\nseed = {2**63}", f"seed is {2**63}; the largest number of TOML is {2**63 - 1}"),
+    (f"[[stage]]\nkind = 'prune'\nffn = 1{'0' * 400}", r"\(prune\): ffn is larger than any number"),
     ("[[stage]]\nkind = 'prune'\nffn = 0.8", r"stage 1 \(prune\): looks at text and names none; add calibration = "
                                              r"\[\"FILE\"\], or give --calibration FILE"),
     ("[[stage]]\nkind = 'prune'\ncalibration = 'none.txt'", r"\(prune\): calibration: .*none\.txt: no such file"),

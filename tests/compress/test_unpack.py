@@ -85,7 +85,7 @@ def test_awq_and_gptq_are_served_unpacked_and_converted_to_the_same_numbers(
     dense = load_file(tmp_path / "dense" / "model.safetensors")
     assert all(torch.equal(dense[name], want) for name, want in floats.items()) and len(floats) == 14
     assert "quantization_config" not in json.loads((tmp_path / "dense" / "config.json").read_text())
-    assert convert_folder(tmp_path / "other", tmp_path / "standard") == {}
+    assert convert_folder(tmp_path / "other", tmp_path / "standard") == []
     twin = load(tmp_path / "standard")
     assert torch.equal(hidden(made), hidden(twin))
     assert json.loads((tmp_path / "standard" / "report.json").read_text())["convert"]["parent"]["stored"] == stored
@@ -145,7 +145,8 @@ def test_reordered_columns_become_int8_and_the_error_is_told(
     made = load(tmp_path / "other")
     assert {linear.weight.format for linear in made.linears()[:-1]} == {"int8"}
     assert main(["convert", str(tmp_path / "other"), str(tmp_path / "standard")]) == 0
-    assert "gptq: int8, groups of 32, a relative error of 0." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "rounded on the way:\n  14 tensors, gptq to int8, groups of 32: a relative error of 0." in said
     assert torch.equal(hidden(made), hidden(load(tmp_path / "standard")))
     assert main(["unpack", str(tmp_path / "other"), str(tmp_path / "dense")]) == 0
     dense = load_file(tmp_path / "dense" / "model.safetensors")
@@ -184,9 +185,11 @@ def test_a_gguf_file_is_unpacked_and_converted(kind: Type, tmp_path: Path) -> No
     dense = load_file(tmp_path / "dense" / "model.safetensors")
     assert all(torch.equal(dense[name], want.bfloat16()) for name, want in floats.items()) and len(dense) == len(floats)
     assert not list((tmp_path / "dense").glob("*.gguf"))
-    errors = convert_folder(folder, tmp_path / "standard")
-    assert errors.keys() == ({"Q6_K"} if kind == Type.Q6_K else set())
-    assert all(0 < error < 0.01 for error in errors.values())
+    rounded = convert_folder(folder, tmp_path / "standard")
+    tables = 2 if kind == Type.Q6_K else 1
+    assert [(found.stored, found.made, found.tensors) for found in rounded] == [
+        *([(kind.name, "int8, groups of 32", 14)] if tables == 2 else []), (kind.name, "bfloat16", tables)]
+    assert all(0 < found.relative_error < 0.01 for found in rounded)
     made, twin = load(folder), load(tmp_path / "standard")
     for one, other in zip(made.linears()[:-1], twin.linears()[:-1], strict=True):
         assert torch.equal(dequantize(one.weight), dequantize(other.weight))

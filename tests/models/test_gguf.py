@@ -208,16 +208,27 @@ def test_missing_foreign_and_misshapen_tensors_are_named(tmp_path: Path) -> None
     tensors = small_tensors(dtype=torch.float32)
     path = tmp_path / "model.gguf"
     for change, message in (
-            ({"model.layers.1.mlp.up_proj.weight": None}, "layers.1.mlp.up_proj.weight is missing; the file is not"),
+            ({"model.layers.1.mlp.up_proj.weight": None},
+             "model.gguf: tensor blk.1.ffn_up.weight is missing; the file is not"),
+            ({"model.norm.weight": None}, "model.gguf: tensor output_norm.weight is missing"),
             ({"model.embed_tokens.weight": None}, "tensor token_embd.weight is missing"),
             ({"model.norm.weight": torch.ones(64)}, r"output_norm.weight is \[64\], the file's keys make it \[128\]"),
             ({"model.layers.7.mlp.up_proj.weight": torch.ones(32, 32)}, "block_count is 2, but .* of 3"),
             ({"model.layers.1.self_attn.q_norm.weight": torch.ones(32)},
              "has no place for 1 of the tensors, the first .*; give the config that")):
         changed = {name: t for name, t in {**tensors, **change}.items() if t is not None}
-        write_gguf(path, CONFIG, changed, only(Type.F16))
-        with pytest.raises(ModelError, match=message):
-            load(path)
+        for kind in (Type.F16, Type.Q8_0):
+            write_gguf(path, CONFIG, changed, only(kind))
+            with pytest.raises(ModelError, match=message):
+                load(path)
+
+
+def test_codes_beside_floats_name_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    write_gguf(path, CONFIG, small_tensors(dtype=torch.float32),
+               lambda name: Type.F16 if "up_proj" in name else Type.Q8_0)
+    with pytest.raises(ModelError, match=rf"^{path}: model\.layers\.0\.mlp\.gate_proj is stored as int8, .* as dense"):
+        load(path)
 
 
 @pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q5_0, Type.F32])

@@ -20,9 +20,10 @@ def run(args: argparse.Namespace) -> int:
 
     source = find_model(args.model)
     with shown("converting", "tensor") as show:
-        errors = convert_folder(source, args.out, progress=show)
-    exact = "its codes are the same numbers" if not errors else "codes that the format cannot hold are int8 now"
+        rounded = convert_folder(source, args.out, progress=show)
+    exact = "rounded on the way:" if rounded else "all of the same numbers"
     print(f"wrote {args.out}: {format_bytes(weight_bytes(args.out))} of weights, {exact}")
-    for kind, error in errors.items():
-        print(f"  {kind}: int8, groups of 32, a relative error of {error:.2%}")
+    for found in rounded:
+        many = "1 tensor" if found.tensors == 1 else f"{found.tensors} tensors"
+        print(f"  {many}, {found.stored} to {found.made}: a relative error of {found.relative_error:.2g}")
     return 0

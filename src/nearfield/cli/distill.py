@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "all of them")
     parser.add_argument("--learning-rate", metavar="R", type=float, default=1e-3,
                         help="the highest, after a tenth of the steps (default: %(default)s)")
-    parser.add_argument("--seed", metavar="N", type=int, default=0,
+    parser.add_argument("--seed", metavar="N", type=seed, default=0,
                         help="of the order of the text, and of what the teacher writes (default: 0)")
     add_device(parser)
 
@@ -74,6 +74,17 @@ def tokens(text: str) -> int:
     if not math.isfinite(value) or value < 1 or value != int(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of tokens, such as 300000, 300k or 2M")
     return int(value)
+
+
+def seed(text: str) -> int:
+    """A whole number of 63 bits: a layer's own seed is a little more."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**63 - 1}")
+    return value
 
 
 def _texts(given: list[Path]) -> list[Path] | None:

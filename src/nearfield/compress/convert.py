@@ -3,17 +3,19 @@
 int4 and its zero points go over as they are, and so does GGUF's Q8_0: int8 in groups of 32, which other engines know
 as 8-bit weights without 8-bit activations (vLLM's W8A8 has a scale a row, and cannot hold it). Matrices that are
 multiplied by as one get one scheme, since vLLM fuses them: int4 beside int8 becomes int8, which is exact. What the
-standard cannot hold (GGUF's other types, GPTQ's reordered columns) is rounded to int8 in groups of 32; the error is
-told.
+standard cannot hold (GGUF's other types, GPTQ's reordered columns) is rounded to int8 in groups of 32, and what is not
+a layer's to the model's dtype; the errors are told.
 """
 
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from nearfield.compress.coded import Coded, open_coded
+from nearfield.compress.coded import Coded, dtype_name, open_coded
 from nearfield.compress.dense_folder import make_dense
 from nearfield.compress.folder import Progress
 from nearfield.compress.plan import stored_name
@@ -28,15 +30,29 @@ from nearfield.models.compressed import schemes_of
 from nearfield.models.gguf_folder import origin
 
 Parts = Mapping[str, tuple[int, int]]
+_CHUNK = 1 << 22
+"""Numbers that are compared at once."""
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Tensors that were `stored` in one way, became another (`made`), and do not mean the same numbers any more.
+
+    relative_error: the root of the mean squared error over that of the numbers before, in the mean of the tensors.
+    """
+
+    stored: str
+    made: str
+    tensors: int
+    relative_error: float
 
 
 def convert_folder(source: Path, out: Path, *, shard_bytes: int = SHARD_BYTES,
-                   progress: Progress = lambda done, total: None) -> dict[str, float]:
+                   progress: Progress = lambda done, total: None) -> list[Rounded]:
     """Write the model in the folder `source` to the new folder `out`. `progress`: tensors done, and all.
 
-    Returns, of each type that was rounded, the root of the mean squared error over that of the numbers before; nothing
-    where all is exact. Raises ConfigError for a model that is not stored so, or where `out` cannot be written,
-    ModelError for codes that cannot be read.
+    Returns what was rounded; nothing where all is exact. Raises ConfigError for a model that is not stored so, or
+    where `out` cannot be written, ModelError for numbers that cannot be read, or that the model's dtype does not hold.
     """
     model = open_coded(source)
     if model.manifest.method == METHOD:
@@ -56,9 +72,9 @@ class _Conversion:
         self._sets = [(parts, scheme) for parts in sets if (scheme := self._target(parts)) is not None]
         self._place = {name: i for i, (parts, _) in enumerate(self._sets) for name in parts}
         self._held: tuple[int, dict[str, Tensor]] = -1, {}
-        self._errors: dict[str, tuple[str, float]] = {}
+        self._errors: dict[str, tuple[tuple[str, str], float]] = {}
 
-    def write(self, out: Path, shard_bytes: int, progress: Progress) -> dict[str, float]:
+    def write(self, out: Path, shard_bytes: int, progress: Progress) -> list[Rounded]:
         model = self._model
         schemes = {name.removesuffix(".weight"): scheme for parts, scheme in self._sets for name in parts}
         tables = {name.removesuffix(".weight") for name in model.inventory.tables}
@@ -74,18 +90,18 @@ class _Conversion:
             tensor = self._made(name)
             if name == last:
                 model.check_all_read()
-                facts["relative_error"] = self.errors()
+                facts["rounded"] = [asdict(rounded) for rounded in self.rounded()]
             return tensor
 
         make_dense(model.folder, out, described, entries, made, "convert", facts, shard_bytes=shard_bytes,
                    progress=progress)
-        return self.errors()
+        return self.rounded()
 
-    def errors(self) -> dict[str, float]:
-        """The mean of each type that is rounded."""
+    def rounded(self) -> list[Rounded]:
+        """What has been rounded until now."""
         kinds = {kind: [error for other, error in self._errors.values() if other == kind]
                  for kind, _ in self._errors.values()}
-        return {kind: sum(found) / len(found) for kind, found in kinds.items()}
+        return [Rounded(*kind, len(found), sum(found) / len(found)) for kind, found in kinds.items()]
 
     def _target(self, parts: Parts) -> Scheme | None:
         schemes = schemes_of(self._model.manifest, list(parts))
@@ -117,7 +133,14 @@ class _Conversion:
     def _made(self, name: str) -> Tensor:
         module = name.rpartition(".")[0]
         place = self._place.get(f"{module}.weight")
-        return self._model.dense(name) if place is None or name.endswith(".bias") else self._encoded(place)[name]
+        return self._dense(name) if place is None or name.endswith(".bias") else self._encoded(place)[name]
+
+    def _dense(self, name: str) -> Tensor:
+        floats = self._model.floats(name)
+        made = self._model.rounded(name, floats)
+        if error := _relative_error(made, floats):
+            self._errors[name] = (self._model.source.kind(name), dtype_name(self._model.dtype)), error
+        return made
 
     def _encoded(self, place: int) -> dict[str, Tensor]:
         if self._held[0] != place:
@@ -132,6 +155,13 @@ class _Conversion:
             found |= {stored_name(name, end): tensor for end, tensor in encode(part, scheme).items()}
             stored = schemes_of(self._model.manifest, [name])[name]
             if stored.rounded and (floats := self._model.weights.floats(name, parts[name])) is not None:
-                error = (dequantize(part) - floats).norm() / floats.norm().clamp(min=1e-30)
-                self._errors[name] = stored.layout, float(error)
+                self._errors[name] = (stored.layout, "int8, groups of 32"), _relative_error(dequantize(part), floats)
         return found
+
+
+def _relative_error(made: Tensor, floats: Tensor) -> float:
+    """Of numbers [...] in any dtype, against those fp32 that they were."""
+    pairs = zip(torch.split(made.flatten(), _CHUNK), torch.split(floats.flatten(), _CHUNK), strict=True)
+    sums = [((one.double() - other).square().sum(), other.double().square().sum()) for one, other in pairs]
+    error, size = (math.sqrt(sum(float(part) for part in parts)) for parts in zip(*sums, strict=True))
+    return error / max(size, 1e-30)

@@ -99,11 +99,13 @@ def one_of(*names: str) -> Reader:
 
 
 def whole(low: int | None = None) -> Reader:
-    """A whole number of at least `low`."""
+    """A whole number of at least `low`, in the 64 bits that TOML has for one."""
     def read(value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or (low is not None and value < low):
             least = "" if low is None else f" of at least {low}"
             raise ValueError(f"is {value!r}; it is a whole number{least}")
+        if not -2**63 <= value < 2**63:
+            raise ValueError(f"is {value}; the largest number of TOML is {2**63 - 1}")
         return value
     return read
 
@@ -112,7 +114,10 @@ def number(value: Any) -> float:
     """A number."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise ValueError(f"is {value!r}; it is a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError("is larger than any number that is computed with") from None
 
 
 def flag(value: Any) -> bool:

@@ -16,8 +16,8 @@ def unpack_folder(source: Path, out: Path, *, shard_bytes: int = SHARD_BYTES,
     """Write the model in the folder `source` to the new folder `out`, each matrix of codes as the numbers that they
     stand for, rounded to the dtype of config.json; one is in memory at a time. `progress`: tensors done, and all.
 
-    Raises ConfigError for a model that is dense already, or where `out` cannot be written, ModelError for codes that
-    cannot be read.
+    Raises ConfigError for a model that is dense already, or where `out` cannot be written, ModelError for numbers that
+    cannot be read, or that the dtype does not hold.
     """
     model = open_coded(source)
     entries = {name: Entry(shape, model.dtype) for name, shape in model.shapes().items()}

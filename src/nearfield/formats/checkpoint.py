@@ -61,6 +61,10 @@ class Checkpoint:
         """The file of a tensor, and its name, for messages."""
         return f"{self._files.get(name, self.folder)}: tensor {name}"
 
+    def kind(self, name: str) -> str:
+        """How a tensor is stored, such as float16."""
+        return str(self.entry(name).dtype).removeprefix("torch.")
+
     def __contains__(self, name: str) -> bool:
         return name in self._files
 

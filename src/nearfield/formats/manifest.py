@@ -8,7 +8,7 @@ AWQ and GPTQ, as AutoAWQ and GPTQModel write them; and gguf, with which models/g
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -58,11 +58,15 @@ class Scheme:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Which layers are stored in which scheme. A target is a layer's name, `re:` and a pattern, or a class."""
+    """Which layers are stored in which scheme. A target is a layer's name, `re:` and a pattern, or a class.
+
+    place: the folder, or the file, that is stored so, for messages.
+    """
 
     rules: tuple[tuple[str, Scheme], ...]
     ignore: tuple[str, ...]
     method: str = METHOD
+    place: str = field(default="", compare=False)
 
     def scheme(self, module: str, kind: str = "Linear") -> Scheme | None:
         """The scheme of the layer called `module`, of class `kind`; None where it is stored dense.
@@ -130,7 +134,7 @@ def read_manifest(config: Mapping[str, Any], path: Path) -> Manifest | None:
     Raises ModelError, naming the key, for what is not supported.
     """
     data = config.get("quantization_config")
-    return _Reader(path).manifest(data) if data else None
+    return replace(_Reader(path).manifest(data), place=str(path.parent)) if data else None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from nearfield.core.types import TokenId
 from nearfield.models.chat_guard import ChatGuard, copy_json, find_spellings
 from nearfield.models.chat_sandbox import ChatEnvironment, render_variables
 from nearfield.models.chat_stack import with_room
+from nearfield.models.gguf_folder import origin
 from nearfield.models.tokenizer import Tokenizer
 from nearfield.models.tokenizer_files import read_bytes, read_json, read_tokenizer_files
 
@@ -113,7 +114,8 @@ def load_chat_template(folder: Path) -> ChatTemplate | None:
     files = read_tokenizer_files(folder)
     file = folder / "chat_template.jinja"
     if file.exists():
-        return ChatTemplate({"default": _read_text(file)}, files.named, str(file))
+        place = f"{gguf}: tokenizer.chat_template" if (gguf := origin(folder)) != folder else str(file)
+        return ChatTemplate({"default": _read_text(file)}, files.named, place)
     listed = read_json(folder / "chat_template.json")
     for name, config in (("chat_template.json", listed), ("tokenizer_config.json", files.config)):
         if config.get("chat_template") is not None:

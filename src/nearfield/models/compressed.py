@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nearfield.core.errors import ModelError
 from nearfield.formats.codecs import decode, floats, layout
-from nearfield.formats.compressed import join
+from nearfield.formats.compressed import Stored, join
 from nearfield.formats.manifest import Manifest, Scheme
 from nearfield.kernels.ops import OpTable, PackedWeight
 from nearfield.models.decoder import ModelWeights
@@ -48,8 +48,9 @@ class CompressedWeights:
         if not schemes:
             return self.dense.matrix(parts, columns, table=table)
         if EMBED in parts and (schemes[EMBED].format != "int8" or schemes[EMBED].group):
-            raise ModelError(f"{_layer(EMBED)} is stored as {schemes[EMBED]}, which is not supported of embeddings; "
-                             "store them as int8 with a scale a row, or leave them dense: they become int8 at load")
+            raise ModelError(f"{self.manifest.place}: {_layer(EMBED)} is stored as {schemes[EMBED]}, which is not "
+                             "supported of embeddings; store them as int8 with a scale a row, or leave them dense: "
+                             "they become int8 at load")
         read = [self._read(name, (rows, columns), schemes[name]) for name, rows in parts.items()]
         return self.ops.prepare(join(read))
 
@@ -65,13 +66,16 @@ class CompressedWeights:
 
     def _place(self, name: str, scheme: Scheme, shape: tuple[int, int]) -> str:
         """The layer, as errors name it: with the file that it lies in."""
-        end = next(iter(layout(_layer(name), scheme, *shape)))
+        end = next(iter(self._layout(name, scheme, shape)))
         return self.source.place(f"{_layer(name)}.{end}").removesuffix(f".{end}")
 
     def _stored(self, name: str, shape: tuple[int, int], scheme: Scheme) -> dict[str, Tensor]:
         layer = _layer(name)
         return {end: self.source.get_exact(f"{layer}.{end}", stored.shape, stored.dtypes)
-                for end, stored in layout(layer, scheme, *shape).items()}
+                for end, stored in self._layout(name, scheme, shape).items()}
+
+    def _layout(self, name: str, scheme: Scheme, shape: tuple[int, int]) -> dict[str, Stored]:
+        return layout(f"{self.manifest.place}: {_layer(name)}", scheme, *shape)
 
 
 def stored_formats(manifest: Manifest, spec: ModelSpec) -> tuple[str, ...]:
@@ -89,9 +93,9 @@ def schemes_of(manifest: Manifest, parts: Collection[str]) -> dict[str, Scheme]:
     if coded and len(coded) < len(schemes):
         first = next(iter(schemes))
         other = next(name for name in schemes if (name in coded) != (first in coded))
-        raise ModelError(f"{_layer(first)} is stored as {schemes[first] or 'dense'} and {_layer(other)} as "
-                         f"{schemes[other] or 'dense'}, but they are multiplied by as one matrix; quantise both alike, "
-                         "or make both dense: nearfield unpack")
+        raise ModelError(f"{manifest.place}: {_layer(first)} is stored as {schemes[first] or 'dense'} and "
+                         f"{_layer(other)} as {schemes[other] or 'dense'}, but they are multiplied by as one "
+                         "matrix; quantise both alike, or make both dense: nearfield unpack")
     return coded
 
 

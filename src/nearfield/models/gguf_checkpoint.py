@@ -9,7 +9,7 @@ from torch import Tensor
 from nearfield.core.errors import ModelError
 from nearfield.formats.gguf import GgufFile
 from nearfield.formats.gguf_blocks import unpack
-from nearfield.models.gguf_config import ROPE_FREQS, family, standard_name
+from nearfield.models.gguf_config import ROPE_FREQS, family, file_name, standard_name
 
 _CHUNK = 1 << 22
 """Weights that are made floats at once."""
@@ -36,6 +36,10 @@ class GgufCheckpoint:
     def place(self, name: str) -> str:
         """The file, and what it calls a tensor, for messages."""
         return f"{self._file.path}: tensor {self._names.get(name, name)}"
+
+    def kind(self, name: str) -> str:
+        """How a tensor is stored, such as Q6_K."""
+        return self._file.tensors[self._known(name)].block.name
 
     def __contains__(self, name: str) -> bool:
         return name in self._names
@@ -69,7 +73,8 @@ class GgufCheckpoint:
 
     def _known(self, name: str) -> str:
         if name not in self._names:
-            raise ModelError(f"{self._file.path}: tensor {name} is missing; the file is not complete")
+            raise ModelError(f"{self._file.path}: tensor {file_name(name)} is missing; the file is not complete, copy "
+                             "it again")
         return self._names[name]
 
     def _misshapen(self, name: str, found: tuple[int, ...], shape: tuple[int, ...]) -> ModelError:

@@ -6,7 +6,7 @@ against the numbers that all models published with it have.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ _LAYER = {"attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k"
           "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm",
           "attn_k_norm": "self_attn.k_norm", "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj",
           "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+_OF_SOME = ("attn_q_norm", "attn_k_norm")
+"""Parts of a layer that some families have; all have the others."""
 _UNKNOWN = ("expert_count", "attention.sliding_window_pattern", "rope.scaling.yarn_log_multiplier")
 """Keys of models that are none of these, whatever their architecture says."""
 
@@ -68,6 +70,15 @@ def standard_name(name: str) -> str:
     return f"model.layers.{found[1]}.{_LAYER[found[2]]}.{found[3]}"
 
 
+def file_name(name: str) -> str:
+    """What a GGUF file calls the tensor of a Hugging Face name."""
+    top, parts = ({theirs: own for own, theirs in names.items()} for names in (_TOP, _LAYER))
+    found = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
+    if found is None or found[2] not in parts:
+        return top.get(name, name)
+    return f"blk.{found[1]}.{parts[found[2]]}.{found[3]}"
+
+
 def read_config(file: GgufFile) -> dict[str, Any]:
     """The config.json of the model in `file`. Raises ModelError, naming the key, for what makes no model here."""
     found = family(file)
@@ -81,6 +92,9 @@ def read_config(file: GgufFile) -> dict[str, Any]:
     if config["num_hidden_layers"] != len(layers):
         raise keys.error("block_count", f"is {config['num_hidden_layers']}, but the file has the tensors of "
                                         f"{len(layers)}; copy the file again")
+    for name in (f"blk.{layer}.{part}.weight" for layer in sorted(layers) for part in _LAYER if part not in _OF_SOME):
+        if name not in file.tensors:
+            raise ModelError(f"{file.path}: tensor {name} is missing; the file is not complete, copy it again")
     heads = config["num_attention_heads"]
     config["num_key_value_heads"] = keys.integer("attention.head_count_kv", heads)
     config["head_dim"] = keys.integer("attention.key_length", config["hidden_size"] // heads or 1)
@@ -104,11 +118,18 @@ def _of_tensors(file: GgufFile) -> dict[str, Any]:
     coded = {name.removesuffix(".weight"): tensor.block.name for name, tensor in tensors.items()
              if tensor.block.dtype is None and (name.startswith("model.layers.")
                                                 or (name == HEAD and tensor.block.name in EXACT_GGUF))}
-    first, dtype = "model.layers.0.", tensors[EMBED].block.dtype or torch.bfloat16
+    first, dtype = "model.layers.0.", _holding([tensor.block.dtype for tensor in tensors.values()
+                                                if len(tensor.shape) == 2])
     return {"vocab_size": tensors[EMBED].shape[0], "tie_word_embeddings": HEAD not in tensors,
             "attention_bias": f"{first}self_attn.q_proj.bias" in tensors,
             "mlp_bias": f"{first}mlp.up_proj.bias" in tensors, "torch_dtype": str(dtype).removeprefix("torch."),
             **({"quantization_config": {"quant_method": GGUF, "modules": coded}} if coded else {})}
+
+
+def _holding(dtypes: Sequence[torch.dtype | None]) -> torch.dtype:
+    """What holds the numbers of matrices of these dtypes exactly, and nearly those of codes (None)."""
+    found = {dtype for dtype in dtypes if dtype is not None}
+    return torch.float32 if len(found) > 1 else next(iter(found), torch.bfloat16)
 
 
 def _scaling(file: GgufFile, keys: "_Keys", config: Mapping[str, Any]) -> dict[str, Any] | None:

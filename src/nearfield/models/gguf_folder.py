@@ -9,7 +9,9 @@ import hashlib
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +23,9 @@ from nearfield.models.gguf_tokenizer import tokenizer_files
 from nearfield.models.pack_folder import cache_folder
 
 LINK = f"model{SUFFIX}"
+_PARTIAL = "partial-"
+_ABANDONED = 3600.0
+"""Seconds after which a folder that is being made is one that a killed process left: it takes two."""
 
 
 def open_gguf(path: Path) -> Path:
@@ -37,8 +42,8 @@ def open_gguf(path: Path) -> Path:
             _make(folder, file.path, _small(GgufFile.read(file.path)))
         return folder
     except OSError as error:
-        raise ModelError(f"{path}: there is no place for its config and tokenizer ({error}); name a folder in "
-                         "NEARFIELD_CACHE, or make a folder of it: nearfield unpack") from None
+        raise ModelError(f"{path}: there is no place for its config and tokenizer ({error}); name a folder that can be "
+                         "written to in NEARFIELD_CACHE") from None
 
 
 def origin(folder: Path) -> Path:
@@ -70,7 +75,7 @@ def _code() -> list[str]:
 
 def _make(folder: Path, path: Path, small: Mapping[str, bytes]) -> None:
     """Make the folder under another name; whoever comes first gives it its own."""
-    partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent.parent))
+    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder.parent.parent))
     try:
         inner = partial / folder.name
         inner.mkdir()
@@ -87,7 +92,12 @@ def _make(folder: Path, path: Path, small: Mapping[str, bytes]) -> None:
 
 
 def _sweep(cache: Path) -> None:
-    """Remove the folders of files that are gone."""
-    for folder in cache.glob("*/*"):
-        if not (folder / LINK).exists():
-            shutil.rmtree(folder.parent, ignore_errors=True)
+    """Remove the folders of files that are gone, and what killed processes left."""
+    for made in list(cache.iterdir()):
+        with suppress(OSError):     # another process has just given it its name, or removed it
+            if made.name.startswith(_PARTIAL):
+                gone = time.time() - made.stat().st_mtime > _ABANDONED
+            else:
+                gone = not any((folder / LINK).exists() for folder in made.iterdir())
+            if gone:
+                shutil.rmtree(made, ignore_errors=True)

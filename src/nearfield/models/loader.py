@@ -1,7 +1,7 @@
 """From a folder, or a hub id, to a model: finding the files, reading or inventing the weights."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -95,10 +95,16 @@ class CheckpointSource:
 
     def get(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Read a tensor. A tied checkpoint may keep its one table under either name."""
-        if self._tied and name == EMBED and name not in self._checkpoint:
-            name = HEAD
+        name = self._name(name)
         self._asked.add(name)
         return self._checkpoint.read(name, shape, self._dtype)
+
+    def kind(self, name: str) -> str:
+        """How a tensor is stored: its dtype, or a type of GGUF's."""
+        return self._checkpoint.kind(self._name(name))
+
+    def _name(self, name: str) -> str:
+        return HEAD if self._tied and name == EMBED and name not in self._checkpoint else name
 
     def files(self) -> tuple[Path, ...]:
         """The files that decide the model: config.json, the index where there is one, the weights."""
@@ -197,13 +203,20 @@ def choose_storage(config: Config, weights: Weights | None = None, group: int | 
 
     Raises ConfigError for a group that no format has, or where the folder's codes would be made again.
     """
-    manifest = None if random_weights else read_manifest(config.data, config.path)
+    manifest = None if random_weights else stored_manifest(config)
     if manifest is not None and weights is not None:
         raise ConfigError(f"{origin(config.path.parent)}: is quantised already, as {manifest}; leave --weights out, "
                           "or give the folder that it was made of")
     if manifest is not None:
         return Storage(Formats(Dense(), Int8(), "stored"), manifest)
     return AS_IT_IS if weights in (None, "dense") else Storage(weight_formats(weights, group))
+
+
+def stored_manifest(config: Config) -> Manifest | None:
+    """The manifest of a folder, or of the GGUF file that it is made of; None where nothing is quantised. Raises
+    ModelError."""
+    manifest = read_manifest(config.data, config.path)
+    return None if manifest is None else replace(manifest, place=str(origin(config.path.parent)))
 
 
 def load_decoder(folder: Path, spec: ModelSpec, ops: OpTable, dtype: DType, positions: int, *,

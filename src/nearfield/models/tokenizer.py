@@ -11,6 +11,7 @@ from typing import Protocol
 
 from nearfield.core.errors import ModelError
 from nearfield.core.types import TokenId
+from nearfield.models.gguf_folder import origin
 from nearfield.models.tokenizer_bpe import load_tokenizer_json, load_vocab_and_merges
 from nearfield.models.tokenizer_files import read_tokenizer_files
 from nearfield.models.tokenizer_spm import SentencePieceTokenizer
@@ -68,6 +69,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         return load_vocab_and_merges(folder, files)
     if (folder / "tokenizer.model").exists():
         return SentencePieceTokenizer(folder / "tokenizer.model", files)
+    if (file := origin(folder)) != folder:
+        raise ModelError(f"{file}: has no tokenizer: it has no key tokenizer.ggml.model; convert the original model "
+                         "again with its tokenizer, or load the model without one and send token ids")
     raise ModelError(
         f"{folder} has no tokenizer: neither tokenizer.json, nor vocab.json with merges.txt, nor "
         "tokenizer.model; fetch one of them, or load the model without a tokenizer and send token ids"
