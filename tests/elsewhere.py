@@ -54,12 +54,12 @@ class _Held(Tensor):
         return _run(func, args, dict(kwargs or {}))
 
 
-# torch's modes have no types.
+# torch leaves the class of all its modes, and what makes one, without types.
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Makes and moves tensors where that is asked."""
 
     def __init__(self, products: list[str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own, as above
         self._products = products
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -241,6 +241,7 @@ def test_a_device_that_is_not_there_is_told_before_anything_is_read(
 
 
 def test_a_gpu_makes_codes_as_good(readable: Path, chats: Path, tmp_path: Path) -> None:
+    """A GPU's own numbers can only come from one; test_device.py tries the same code without."""
     if not torch.cuda.is_available():
         pytest.skip("this machine has no CUDA device")
     for device in ("cpu", "cuda"):

@@ -198,6 +198,7 @@ def test_a_gpu_that_is_too_small_is_told() -> None:
 
 @pytest.fixture
 def gpu() -> str:
+    """A GPU's own numbers can only come from one; the tests above try the same code without."""
     if not torch.cuda.is_available():
         pytest.skip("this machine has no CUDA device")
     return "cuda"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nearfield.compress.report import digest, versions
 from nearfield.core.errors import ConfigError, ModelError
+from nearfield.formats.checkpoint import dtype_name
 from nearfield.formats.manifest import Manifest
 from nearfield.kernels import select
 from nearfield.models.compressed import CompressedWeights
@@ -21,11 +22,6 @@ from nearfield.models.spec import Config, ModelSpec
 from nearfield.models.weights import DenseWeights
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """As config.json has it."""
-    return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nearfield.compress.coded import Coded, dtype_name, open_coded
+from nearfield.compress.coded import Coded, open_coded
 from nearfield.compress.dense_folder import make_dense
 from nearfield.compress.folder import Progress
 from nearfield.compress.plan import stored_name
 from nearfield.core.errors import ConfigError
-from nearfield.formats.checkpoint import Entry
+from nearfield.formats.checkpoint import Entry, dtype_name
 from nearfield.formats.compressed import encode, encoded, split
 from nearfield.formats.groups import kernel_group
 from nearfield.formats.manifest import METHOD, Scheme, quantization_config

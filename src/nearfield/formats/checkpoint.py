@@ -26,6 +26,11 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 """The dtypes by the names that safetensors has for them."""
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """As config.json has it."""
+    return str(dtype).removeprefix("torch.")
+
+
 @dataclass(frozen=True)
 class Entry:
     """What a tensor is, without its bytes."""
@@ -63,7 +68,7 @@ class Checkpoint:
 
     def kind(self, name: str) -> str:
         """How a tensor is stored, such as float16."""
-        return str(self.entry(name).dtype).removeprefix("torch.")
+        return dtype_name(self.entry(name).dtype)
 
     def __contains__(self, name: str) -> bool:
         return name in self._files

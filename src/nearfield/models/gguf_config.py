@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from nearfield.core.errors import ModelError, nearest
+from nearfield.formats.checkpoint import dtype_name
 from nearfield.formats.gguf import GgufFile, Value
 from nearfield.formats.manifest import EXACT_GGUF, GGUF
 from nearfield.layers.rotary import RopeSpec, frequencies
@@ -122,7 +123,7 @@ def _of_tensors(file: GgufFile) -> dict[str, Any]:
                                                 if len(tensor.shape) == 2])
     return {"vocab_size": tensors[EMBED].shape[0], "tie_word_embeddings": HEAD not in tensors,
             "attention_bias": f"{first}self_attn.q_proj.bias" in tensors,
-            "mlp_bias": f"{first}mlp.up_proj.bias" in tensors, "torch_dtype": str(dtype).removeprefix("torch."),
+            "mlp_bias": f"{first}mlp.up_proj.bias" in tensors, "torch_dtype": dtype_name(dtype),
             **({"quantization_config": {"quant_method": GGUF, "modules": coded}} if coded else {})}
 
 

@@ -1,7 +1,7 @@
 // Weights in groups of columns with scales of their own, 4 or 8 bits, by AVX-512 VNNI. Each output has one
 // float sum, to which the groups are added in ascending order by one fma each.
 //
-// Few tokens: a block of rows at a time, nibbles opened in registers (`few`). Many: the nibbles of three
+// Few tokens: two blocks of rows at a time, nibbles opened in registers (`few`). Many: the nibbles of three
 // blocks are opened once for each kChunk columns into bytes that stay in the L1 cache (`many`).
 #include "avx512_steps.hpp"
 

@@ -16,7 +16,7 @@ namespace nearfield {
 namespace {
 
 constexpr std::int64_t kTogether = 3;           // blocks that the widest kernels take at once
-constexpr std::int64_t kFewTokens = 16;         // tokens up to which they take one at a time
+constexpr std::int64_t kFewTokens = 16;         // tokens up to which tasks are cut between any two
 constexpr std::int64_t kTasksPerThread = 8;     // so that a thread that was interrupted holds up little
 constexpr std::int64_t kSmallTask = 64 << 10;   // bytes of weights below which sharing costs more
 constexpr std::int64_t kSlabBytes = 640 << 10;  // of activations of one task
