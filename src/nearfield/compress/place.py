@@ -161,7 +161,7 @@ def _check_free(out: Path, partial: Path, run: Run | None) -> None:
         raise other_device(partial, held["device"], wanted["device"])
     what = held["command"]
     if what == wanted.get("command"):
-        other = (key for key in sorted({**held, **wanted}) if held.get(key) != wanted.get(key))
+        other = (key for key in {**held, **wanted} if held.get(key) != wanted.get(key))
         what += f" with another {', '.join(other)}"
     raise ConfigError(f"{partial}: has what another run ({what}) finished; repeat that command to continue it, or "
                       "remove that folder to begin anew")
