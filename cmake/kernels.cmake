@@ -52,9 +52,9 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NEARFIELD_HAS_AVX512VNNI)
   if(NEARFIELD_HAS_AMX AND CMAKE_SYSTEM_NAME STREQUAL "Linux")
     target_compile_definitions(nearfield_kernels PUBLIC NEARFIELD_AMX)
     set(NEARFIELD_AMX_SOURCES "${NEARFIELD_CSRC}/amx.cpp" "${NEARFIELD_CSRC}/amx_rows.cpp" "${NEARFIELD_CSRC}/amx_groups.cpp"
-                              "${NEARFIELD_CSRC}/amx_dense.cpp")
+                              "${NEARFIELD_CSRC}/amx_attention.cpp" "${NEARFIELD_CSRC}/amx_dense.cpp")
     target_sources(nearfield_kernels PRIVATE ${NEARFIELD_AMX_SOURCES})
     set_source_files_properties(${NEARFIELD_AMX_SOURCES} PROPERTIES
-                                COMPILE_OPTIONS "${NEARFIELD_AVX512};-mamx-tile;-mamx-int8;-mamx-bf16")
+                                COMPILE_OPTIONS "${NEARFIELD_AVX512};-mavx512bf16;-mamx-tile;-mamx-int8;-mamx-bf16")
   endif()
 endif()

@@ -94,7 +94,7 @@ def test_malformed_headers_are_refused_by_name(node: Serving, headers: dict[str,
 
 def test_the_selftest_tells_the_profile(node: Serving) -> None:
     told = node.http.get("/v1/verify/selftest").json()
-    assert told["status"] == "pass" and told["profile"] == "cpu-fp32-v1"
+    assert told["status"] == "pass" and told["profile"] == "cpu-fp32-v2"
 
 
 @pytest.mark.parametrize("path", ["/v1/receipt/nonce", "/v1/receipt/x", "/v1/verify/selftest"])

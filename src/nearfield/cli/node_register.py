@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument("--endpoint", metavar="URL", help="where clients reach the node (default: `endpoint` of the "
                                                           "options)")
-    parser.add_argument("--profile", default="none", help="numeric profile of its receipts, such as cpu-w4a8-v1 "
+    parser.add_argument("--profile", default="none", help="numeric profile of its receipts, such as cpu-w4a8-v2 "
                                                           "(default: %(default)s)")
     parser.add_argument("--hardware", metavar="TEXT", default=hardware(), help="default: %(default)s")
     parser.add_argument("--send", action="store_true", help="sign and send it; without, nothing is signed")

@@ -45,7 +45,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Registration:
-    """What a node publishes. `endpoint` is the root of its HTTP API, `profile` its arithmetic (such as cpu-w4a8-v1).
+    """What a node publishes. `endpoint` is the root of its HTTP API, `profile` its arithmetic (such as cpu-w4a8-v2).
 
     Raises:
         ConfigError: a field is empty, too long or not what the registry takes; the message names it.

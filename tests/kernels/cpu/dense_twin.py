@@ -7,7 +7,7 @@ from torch import Tensor
 from tests.kernels.cpu.twin import F32, Array, fused_multiply_add
 
 NAN_BITS = 0x7FC00000
-AMX = "cpu-bf16-amx-v1"
+AMX = "cpu-bf16-amx-v2"
 
 
 def linear(x: Tensor, weight: Tensor, bias: Array | None = None, profile: str = "") -> Array:

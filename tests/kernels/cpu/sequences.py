@@ -56,8 +56,8 @@ class Cache:
         pages[sequence] = pages[other][:tokens // size] + pages[sequence][tokens // size:]
         self._done[sequence] = tokens
 
-    def step(self, chunks: Sequence[Chunk]) -> list[Tensor]:
-        """Each chunk's attention, [length, H d], all computed in one step."""
+    def step(self, chunks: Sequence[Chunk], turned: bool = True) -> list[Tensor]:
+        """Each chunk's attention, [length, H d], all computed in one step; turned: by rotary embeddings."""
         rows: list[AttnRow] = []
         parts: list[Tensor] = []
         places: list[int] = []
@@ -70,8 +70,9 @@ class Cache:
             places.extend(range(start, start + length))
             offset += length
             self._done[sequence] += length
-        out = self._kernels.attention(torch.cat(parts), self._model.heads, angles(places, self._model.heads.head_dim),
-                                      self.layer, AttnPlan(tuple(rows), self._model.page_size))
+        rotation = angles(places if turned else [0] * len(places), self._model.heads.head_dim)
+        plan = AttnPlan(tuple(rows), self._model.page_size)
+        out = self._kernels.attention(torch.cat(parts), self._model.heads, rotation, self.layer, plan)
         return list(torch.split(out, [length for _, length in chunks]))
 
     def whole(self, chunks: Iterable[int]) -> Tensor:
@@ -80,7 +81,10 @@ class Cache:
 
 
 def exact(model: Model, qkv: Tensor) -> Tensor:
-    """One sequence [T, (H + 2 G) d] from its beginning, to [T, H d] float64."""
+    """One sequence [T, (H + 2 G) d] from its beginning, to [T, H d] float64.
+
+    K, V and Q, as weights that are powers of two have it, are rounded to the cache's dtype.
+    """
     heads, size = model.heads, model.heads.head_dim
     split = qkv.double().view(len(qkv), -1, size)
     q, k, v = torch.split(split, [model.query_heads, heads.kv_heads, heads.kv_heads], dim=1)
@@ -90,12 +94,12 @@ def exact(model: Model, qkv: Tensor) -> Tensor:
     cos, sin = (x.double()[:, None] for x in angles(range(len(qkv)), size))
     q, k = (torch.cat((x[..., :size // 2] * cos - x[..., size // 2:] * sin,
                        x[..., size // 2:] * cos + x[..., :size // 2] * sin), dim=-1) for x in (q, k))
-    k, v = (x.to(model.dtype).double() for x in (k, v))
+    q, k, v = (x.to(model.dtype).double() for x in (q * (math.log2(math.e) / math.sqrt(size)), k, v))
     out = torch.zeros(len(qkv), model.query_heads, size, dtype=torch.float64)
     for t in range(len(qkv)):
         first = 0 if heads.window is None else max(0, t + 1 - heads.window)
         for h in range(model.query_heads):
             g = h * heads.kv_heads // model.query_heads
-            weights = (k[first:t + 1, g] @ q[t, h] / math.sqrt(size)).softmax(0)
+            weights = (k[first:t + 1, g] @ q[t, h] * math.log(2)).softmax(0)
             out[t, h] = weights @ v[first:t + 1, g]
     return out.flatten(1)

@@ -11,6 +11,7 @@ from torch import Tensor
 from nearfield.kernels import cpu, reference
 from nearfield.kernels.cpu.kernels import CpuKernels
 from nearfield.kernels.ops import AttnPlan, AttnRow, Heads, KVLayer, KVShape, Norm
+from tests.kernels.cpu.attention_twin import attend
 from tests.kernels.cpu.sequences import Cache, Model, angles, exact
 
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -34,7 +35,7 @@ def everywhere() -> Iterator[list[CpuKernels]]:
 
 @pytest.mark.parametrize("dtype", [BF16, FP32])
 @pytest.mark.parametrize(("size", "shared", "page", "window", "norms"), [
-    (8, 1, 1, None, False), (16, 2, 4, 5, True), (64, 7, 16, None, False), (64, 4, 32, 70, True),
+    (8, 1, 2, None, False), (16, 2, 4, 5, True), (64, 7, 16, None, False), (64, 4, 32, 70, True),
     (80, 3, 16, 33, False), (96, 8, 48, None, True), (128, 5, 16, 64, False), (10, 17, 4, 1, True),
     (256, 1, 6, None, False), (2, 2, 16, 90, False)])
 def test_mixed_batches_are_near_a_float64_loop(kernels: CpuKernels, size: int, shared: int, page: int,
@@ -50,8 +51,8 @@ def test_mixed_batches_are_near_a_float64_loop(kernels: CpuKernels, size: int, s
             got[sequence].append(out)
     for qkv, parts in zip(sequences, got, strict=True):
         want = exact(model, qkv)
-        # A K or V near the middle of two bf16 numbers may be rounded to the other one.
-        bound = 1e-5 if dtype == FP32 else 2e-3
+        # The kernels round weights too, and what is near the middle of two bf16 numbers may become the other one.
+        bound = 1e-5 if dtype == FP32 else 2 ** -8
         assert (torch.cat(parts).double() - want).abs().max() <= bound * want.abs().max()
 
 
@@ -76,7 +77,7 @@ def test_parity_with_the_reference(kernels: CpuKernels) -> None:
 def test_chunks_neighbours_pages_threads_and_isa_leave_the_bits(everywhere: list[CpuKernels],
                                                                  dtype: torch.dtype) -> None:
     torch.manual_seed(2)
-    for size, shared, page, window in ((64, 7, 16, None), (20, 3, 5, 41), (48, 1, 64, 100)):
+    for size, shared, page, window in ((64, 7, 16, None), (20, 3, 6, 41), (48, 1, 64, 100)):
         model = _model(size, shared, page, dtype, window, norms=size == 20)
         one, other = model.qkv(150), model.qkv(150)
         want = Cache(everywhere[0], model, [one]).whole([150])
@@ -99,7 +100,7 @@ def test_contexts_of_several_spans_have_the_same_bits(everywhere: list[CpuKernel
     want = Cache(everywhere[0], model, [qkv]).whole([1300])
     # The tail alone goes through the loop in Python.
     tail = exact(model, qkv)[-3:]
-    assert (want[-3:].double() - tail).abs().max() <= 2e-3 * tail.abs().max()
+    assert (want[-3:].double() - tail).abs().max() <= 2 ** -8 * tail.abs().max()
     for kernels in everywhere:
         cuts = [[700, 599, 1], [1300], [510, 4] + [1] * 12 + [774], [1290] + [1] * 10]
         for chunks in cuts[:1] if kernels.isa == "scalar" else cuts:   # scalar kernels are slow
@@ -138,13 +139,44 @@ def test_prefixes_in_the_same_pages_leave_the_bits(everywhere: list[CpuKernels],
             assert torch.equal(_bits(found), _bits(whole[:len(found)])), (kernels.isa, kernels.threads)
 
 
+@pytest.mark.parametrize(("size", "page", "tokens"), [(64, 16, 600), (40, 32, 77), (16, 6, 70), (128, 64, 64)])
+@pytest.mark.parametrize("spread", [1.0, 1e6])
+def test_bf16_has_the_bits_that_are_written_down(kernels: CpuKernels, size: int, page: int, tokens: int,
+                                                 spread: float) -> None:
+    """spread: sizes of numbers from its inverse on, so that products and weights become tiny, and many are flushed."""
+    torch.manual_seed(7)
+    model = _model(size, 2, page, BF16, kv_heads=1)
+    qkv = model.qkv(tokens)
+    qkv[:, 2 * size:] *= spread ** (torch.rand(tokens, 2 * size) * 4 - 4)
+    cache = Cache(kernels, model, [qkv], stale=float("nan"))
+    got = cache.step([(0, tokens - 1)], turned=False), cache.step([(0, 1)], turned=False)
+    for t, found in ((tokens - 2, got[0][0][-1]), (tokens - 1, got[1][0][0])):
+        k, v = qkv[:t + 1, 2 * size:3 * size].numpy(), qkv[:t + 1, 3 * size:].numpy()
+        want = [torch.from_numpy(attend(qkv[t, head * size:(head + 1) * size].numpy(), k, v)) for head in (0, 1)]
+        assert torch.equal(_bits(found), _bits(torch.cat(want)))
+
+
+@pytest.mark.parametrize("tiny", [1e-12, 1e-20, 1e-30, 1e-38, 1e-42])
+def test_tiny_numbers_have_the_same_bits_everywhere(everywhere: list[CpuKernels], tiny: float) -> None:
+    """AMX takes subnormals for zero; nothing may come near them."""
+    torch.manual_seed(8)
+    model = _model(64, 3, 16, BF16)
+    qkv = model.qkv(140)
+    qkv = torch.where(torch.rand_like(qkv) < 0.5, qkv * tiny, qkv * 30)
+    want = Cache(everywhere[0], model, [qkv]).whole([140])
+    for kernels in everywhere:
+        for chunks in ([140], [70, 69, 1]):
+            got = Cache(kernels, model, [qkv]).whole(chunks)
+            assert torch.equal(_bits(got), _bits(want)), (kernels.isa, kernels.threads)
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.large_base_example])
 @given(st.data())
 def test_any_trace_gives_the_bits_of_each_sequence_alone(everywhere: list[CpuKernels], data: st.DataObject) -> None:
     """Sequences in random chunks, together in random steps, on any kernels, against one chunk alone."""
     torch.manual_seed(data.draw(st.integers(0, 1000), label="seed"))
     half, shared = data.draw(st.integers(1, 40), label="half of d"), data.draw(st.integers(1, 9), label="H / G")
-    page, dtype = data.draw(st.sampled_from((1, 3, 4, 16, 32)), label="page"), data.draw(st.sampled_from((BF16, FP32)))
+    page, dtype = data.draw(st.sampled_from((2, 6, 4, 16, 32)), label="page"), data.draw(st.sampled_from((BF16, FP32)))
     window = data.draw(st.none() | st.integers(1, 200), label="window")
     model = _model(2 * half, shared, page, dtype, window, data.draw(st.booleans(), label="norms"))
     lengths = data.draw(st.lists(st.integers(1, 90), min_size=1, max_size=4), label="lengths")
@@ -164,11 +196,13 @@ def test_any_trace_gives_the_bits_of_each_sequence_alone(everywhere: list[CpuKer
         assert torch.equal(_bits(torch.cat(parts)), _bits(alone))
 
 
+@pytest.mark.parametrize("dtype", [BF16, FP32])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_not_finite_stays_with_the_tokens_that_see_it(kernels: CpuKernels, bad: float) -> None:
+def test_what_is_not_finite_stays_with_the_tokens_that_see_it(kernels: CpuKernels, bad: float,
+                                                              dtype: torch.dtype) -> None:
     """In one chunk: a token that comes later must not reach those before it through a weight of zero."""
     torch.manual_seed(4)
-    model = _model(32, 2, 16, FP32)
+    model = _model(32, 2, 16, dtype)
     clean = model.qkv(100)
     spoilt = clean.clone()
     spoilt[77, -1] = bad
@@ -178,16 +212,18 @@ def test_what_is_not_finite_stays_with_the_tokens_that_see_it(kernels: CpuKernel
     assert not last_head.isfinite().any()
 
 
-def test_a_token_that_is_nan_is_nan_in_all_its_heads(kernels: CpuKernels) -> None:
-    model = _model(32, 2, 16, FP32)
+@pytest.mark.parametrize("dtype", [BF16, FP32])
+def test_a_token_that_is_nan_is_nan_in_all_its_heads(kernels: CpuKernels, dtype: torch.dtype) -> None:
+    model = _model(32, 2, 16, dtype)
     qkv = model.qkv(600)
     qkv[3] = float("nan")
     assert Cache(kernels, model, [qkv]).whole([600])[3:].isnan().all()
 
 
-def test_large_scores_do_not_overflow(kernels: CpuKernels) -> None:
+@pytest.mark.parametrize("dtype", [BF16, FP32])
+def test_large_scores_do_not_overflow(kernels: CpuKernels, dtype: torch.dtype) -> None:
     torch.manual_seed(5)
-    model = _model(16, 2, 16, FP32)
+    model = _model(16, 2, 16, dtype)
     qkv = model.qkv(90)
     qkv[:, :6 * 16] *= 1000
     want = exact(model, qkv)
@@ -215,7 +251,7 @@ def test_rows_that_lie_apart_in_a_wider_tensor(kernels: CpuKernels) -> None:
 
 def test_the_cache_is_zero_and_outlives_its_maker() -> None:
     layers = cpu.load(threads=1).new_kv(KVShape(3, 2, 80, 16), 5, BF16)
-    assert [(layer.k.shape, layer.v.shape) for layer in layers] == [((5, 2, 80, 16), (5, 2, 16, 80))] * 3
+    assert [(layer.k.shape, layer.v.shape) for layer in layers] == [((5, 2, 40, 16, 2), (5, 2, 8, 80, 2))] * 3
     assert not any(side.any() for layer in layers for side in (layer.k, layer.v))
     for i, layer in enumerate(layers):
         layer.k.fill_(2 * i + 1)
@@ -228,6 +264,8 @@ def test_a_cache_that_cannot_be_had(kernels: CpuKernels) -> None:
         kernels.new_kv(KVShape(1, 1, 64, 16), 1 << 44, BF16)
     with pytest.raises(ValueError, match="bfloat16 or float32"):
         kernels.new_kv(KVShape(1, 1, 64, 16), 4, torch.float16)
+    with pytest.raises(ValueError, match="pages of 5 and heads of 64"):
+        kernels.new_kv(KVShape(1, 1, 64, 5), 4, BF16)
 
 
 @pytest.mark.parametrize(("rows", "message"), [

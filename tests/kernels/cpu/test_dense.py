@@ -16,8 +16,8 @@ from tests.kernels.cpu import dense_twin, twin
 from tests.kernels.cpu.twin import Array, bits
 
 DTYPES = (torch.float32, torch.bfloat16)
-PROFILES = {torch.float32: ("cpu-fp32-v1",), torch.bfloat16: ("cpu-bf16-fma-v1", "cpu-bf16-dp-v1", "cpu-bf16-amx-v1")}
-PAIRED = "cpu-bf16-dp-v1"
+PROFILES = {torch.float32: ("cpu-fp32-v2",), torch.bfloat16: ("cpu-bf16-fma-v2", "cpu-bf16-dp-v2", "cpu-bf16-amx-v2")}
+PAIRED = "cpu-bf16-dp-v2"
 """The one profile that the twin does not describe: its products are the processor's own."""
 
 
@@ -156,7 +156,7 @@ def test_a_librarys_denormal_mode_does_not_matter(kernels: CpuKernels) -> None:
     (torch.bfloat16, "07d9b2476397d008"),
 ])
 def test_golden_bits(kernels: CpuKernels, dtype: torch.dtype, golden: str) -> None:
-    """The profiles cpu-fp32-v1 and cpu-bf16-fma-v1 as they were defined: other bits need another id."""
+    """The arithmetic of cpu-fp32 and cpu-bf16-fma as they were defined: other bits need another id."""
     if kernels.profile(("dense",), dtype) in (PAIRED, dense_twin.AMX):
         pytest.skip("this instruction set's profile is another one")
     whole = torch.arange(37 * 301, dtype=torch.int64) * 7919 % 10007

@@ -10,9 +10,9 @@ starting at 0; the bias is added last, by a sum of its own. Weights with one sca
 all columns. The bits do not depend on the instruction set, the threads, the number of tokens or which
 tokens come together.
 
-Dense weights (csrc/dense.hpp) are the profiles `cpu-fp32-v1` and `cpu-bf16-fma-v1`, again the same bits
+Dense weights (csrc/dense.hpp) are the profiles `cpu-fp32-v2` and `cpu-bf16-fma-v2`, again the same bits
 everywhere: one chain of fused multiply-adds an output, over ascending columns. Where the processor multiplies
-bf16 itself and quickly (vdpbf16ps on AMD's, AMX), the profile is `cpu-bf16-dp-v1` or `cpu-bf16-amx-v1`: the same
+bf16 itself and quickly (vdpbf16ps on AMD's, AMX), the profile is `cpu-bf16-dp-v2` or `cpu-bf16-amx-v2`: the same
 for any threads and tokens, on such machines.
 
 Attention: csrc/attention.hpp. Norms and gates: csrc/rows_body.hpp. Choosing tokens: csrc/sample.cpp.

@@ -1,7 +1,8 @@
 """What Python calls of attention in C++: the cache's memory, and a step's tensors checked and handed over.
 
-K lies transposed inside a page, [pages, G, d, P]: the lanes of a vector are keys, so that a score is one
-chain of products in one lane, and no sum over lanes is taken. The arithmetic is stated in csrc/attention.hpp.
+K lies transposed inside a page: the lanes of a vector are keys, so that a score is one chain of products in one lane,
+and no sum over lanes is taken. Of bfloat16, two rows lie in turn, as AMX multiplies them. The arithmetic is stated in
+csrc/attention.hpp.
 """
 
 from typing import TYPE_CHECKING
@@ -19,16 +20,28 @@ MAX_HEAD = 256
 
 
 def new_kv(runtime: "_native.Runtime", shape: KVShape, pages: int, dtype: torch.dtype) -> tuple[KVLayer, ...]:
-    """Zeroed K [pages, G, d, P] and V [pages, G, P, d] of all layers, in one memory advised for huge pages.
+    """Zeroed K [pages, G, d, P] and V [pages, G, P, d] of all layers, in one memory advised for huge pages; of bfloat16
+    K [pages, G, d / 2, P, 2] and V [pages, G, P / 2, d, 2].
 
-    Raises ValueError for a dtype that is not bfloat16 or float32, MemoryError where it cannot be had.
+    Raises ValueError for a dtype that is not bfloat16 or float32 and for sizes that it cannot have, MemoryError where
+    memory cannot be had.
     """
     if dtype not in KV_DTYPES:
         raise ValueError(f"the KV cache must be bfloat16 or float32 for the C++ kernels, not {dtype}")
     memory = runtime.memory(shape.page_bytes(dtype) * pages)
     data = memory.tensor().view(dtype).view(shape.layers, 2, pages, shape.kv_heads, -1)
-    sides = {"k": (shape.head_dim, shape.page_size), "v": (shape.page_size, shape.head_dim)}
-    return tuple(KVLayer(k.unflatten(-1, sides["k"]), v.unflatten(-1, sides["v"])) for k, v in data.unbind())
+    k_sides, v_sides = _sides(shape.head_dim, shape.page_size, dtype)
+    return tuple(KVLayer(k.unflatten(-1, k_sides), v.unflatten(-1, v_sides)) for k, v in data.unbind())
+
+
+def _sides(size: int, page: int, dtype: torch.dtype) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What a page has of one head's K, and of its V."""
+    if dtype == torch.float32:
+        return (size, page), (page, size)
+    if size % 2 or page % 2:
+        raise ValueError("a bfloat16 KV cache of the C++ kernels has pages and heads of even size, not pages of "
+                         f"{page} and heads of {size}; choose another page_size, or --dtype fp32")
+    return (size // 2, page, 2), (page // 2, size, 2)
 
 
 def attention(runtime: "_native.Runtime", qkv: Tensor, heads: Heads, rotation: tuple[Tensor, Tensor],
@@ -73,13 +86,14 @@ def _check_cache(cache: KVLayer, heads: Heads, plan: AttnPlan) -> int:
     """The page size, of a cache that fits. Shapes alone can not tell K's layout where P == d."""
     page, size = plan.page_size, heads.head_dim
     pages = cache.v.shape[0]
-    for name, held, shape in (("k", cache.k, (pages, heads.kv_heads, size, page)),
-                              ("v", cache.v, (pages, heads.kv_heads, page, size))):
-        if held.shape != shape or held.dtype not in KV_DTYPES or not held.is_contiguous():
-            raise ValueError(f"the cache's {name} must be {list(shape)} bfloat16 or float32 without gaps, as new_kv "
-                             f"makes it, not {list(held.shape)} {held.dtype}")
-    if cache.k.dtype != cache.v.dtype:
-        raise ValueError(f"k and v of the cache must be of one dtype, not {cache.k.dtype} and {cache.v.dtype}")
+    if cache.k.dtype != cache.v.dtype or cache.k.dtype not in KV_DTYPES:
+        raise ValueError(f"k and v of the cache must be of one dtype, bfloat16 or float32, not {cache.k.dtype} and "
+                         f"{cache.v.dtype}")
+    for name, held, sides in zip("kv", (cache.k, cache.v), _sides(size, page, cache.k.dtype), strict=True):
+        shape = (pages, heads.kv_heads, *sides)
+        if held.shape != shape or not held.is_contiguous():
+            raise ValueError(f"the cache's {name} must be {list(shape)} without gaps, as new_kv makes it, "
+                             f"not {list(held.shape)}")
     return page
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from nearfield.kernels.cpu import _native
 
 DENSE_DTYPES = (torch.float32, torch.bfloat16)
+VERSION = 2
+"""Of the arithmetic that all profiles share: norms, attention, gates. Other bits are another version."""
 PROFILES = {"int4": "w4a8", "int8": "w8a8"}
 """What the ids call formats. The table of w4a8 is int8 as well."""
 SCALE_DTYPES = (torch.float16, torch.bfloat16)
@@ -115,11 +117,10 @@ class CpuKernels:
         """
         dense = self._runtime.dense_profile(kv == torch.bfloat16)
         coded = [name for format, name in PROFILES.items() if format in formats]
-        if not coded:
-            return dense
-        parts = [coded[0], *(["kvfp32"] if kv != torch.bfloat16 else []),
-                 *([dense.removeprefix("cpu-").removesuffix("-v1")] if "dense" in formats else [])]
-        return f"cpu-{'-'.join(parts)}-v1"
+        parts = [dense]
+        if coded:
+            parts = [coded[0], *(["kvfp32"] if kv != torch.bfloat16 else []), *([dense] if "dense" in formats else [])]
+        return f"cpu-{'-'.join(parts)}-v{VERSION}"
 
     def embed(self, tokens: Tensor, table: "_native.PackedWeights") -> Tensor:
         """Rows `tokens` [T] int64 of a packed table [N, K], dense or int8 with one scale a row: [T, K] float32.

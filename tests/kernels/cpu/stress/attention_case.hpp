@@ -23,9 +23,10 @@ struct AttentionCase {
         size = between(random, 0, 2) ? 16 * between(random, 1, 5) : 2 * between(random, 1, 40);
         heads = between(random, 1, 3);
         shared = between(random, 0, 3) ? between(random, 1, 4) : between(random, 5, 19);
-        page = between(random, 0, 2) ? std::int64_t{16} << between(random, 0, 2) : between(random, 1, 20);
         window = between(random, 0, 1) ? between(random, 1, 150) : 0;
         bf16 = between(random, 0, 1);
+        page = between(random, 0, 2) ? std::int64_t{16} << between(random, 0, 2) : between(random, 1, 20);
+        if (bf16) page += page % 2;
         normed = between(random, 0, 1);
         const std::int64_t rows = between(random, 1, 4);
         for (std::int64_t row = 0; row < rows; ++row) {

@@ -105,7 +105,7 @@ void multiply(const DenseJob& job, const Part& part, std::uint8_t* scratch) {
 
 }  // namespace
 
-const DenseKernels amx_bf16 = {"cpu-bf16-amx-v1", 1, 1, pack, multiply};
+const DenseKernels amx_bf16 = {"bf16-amx", 1, 1, pack, multiply};
 
 double amx_mac_bf16(std::int64_t rounds) {
     configure(kTileTokens);

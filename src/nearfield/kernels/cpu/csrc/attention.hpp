@@ -3,17 +3,23 @@
 //
 // The arithmetic, all in fp32 and by fused multiply-adds (fma), is one sequence for each query, whatever comes with it:
 // 1. Each Q and K head is normalised where the family does (rows_body.hpp), then the pair (x, y) of its halves is
-//    rotated: x' = fma(x, cos, -(y * sin)), y' = fma(y, cos, x * sin). Q is multiplied by float(1 / sqrt(d)).
-//    K and V are rounded once, when they are stored (bf16: half to even), and widened exactly.
-// 2. A score is one chain of fma over ascending dimensions, from 0.
+//    rotated: x' = fma(x, cos, -(y * sin)), y' = fma(y, cos, x * sin). Q is multiplied by float(log2(e) / sqrt(d)), so
+//    that weights are powers of two. Where K and V are bf16, so is Q: all are rounded to it once (half to even), what
+//    is smaller than 2^-50 to zero.
+// 2. A score is one chain of fma over ascending dimensions, from 0. Of bf16, it is the sum in order of its chunks of 32
+//    dimensions, a chunk being a chain of its even dimensions plus a chain of its odd ones, both from 0.
 // 3. Positions are seen in tiles of 64, at multiples of 64, ascending; a tile without a key that the query sees is
 //    skipped. With m the largest score so far: if the tile's is larger, sums and outputs are multiplied by
-//    e^(m - m') (math_body.hpp), and m = m'. Weights are p = e^(score - m). Their sum is kept in 16 lanes, one for
-//    the keys of each remainder modulo 16; an output is one chain of fma(p, v, output) over ascending keys.
+//    2^(m - m') (math_body.hpp), and m = m'. Weights are p = 2^(score - m). Their sum is kept in 16 lanes, one for
+//    the keys of each remainder modulo 16; an output is one chain of fma(p, v, output) over ascending keys. Of bf16,
+//    p is rounded after it was added to its lane, and a tile's sum of p * v is made as scores are, by chunks of 16
+//    keys, and then added by fma(output, 2^(m - m'), sum).
 // 4. Each span of 512 positions, at multiples of 512, starts from m = -infinity, sum = 0, outputs = 0, and folds its 16
 //    lanes at its end. Spans are merged in ascending order into a total that starts alike: M' = max(M, m),
-//    S' = fma(s, e^(m - M'), S * e^(M - M')), and outputs likewise. The result is outputs / S.
-// So a long context can be divided among threads, and nothing depends on how.
+//    S' = fma(s, 2^(m - M'), S * 2^(M - M')), and outputs likewise. The result is outputs / S.
+// So a long context can be divided among threads, and nothing depends on how. Chunks of bf16 are what AMX multiplies
+// (amx_attention.cpp). It takes subnormals for zero, and here there are none: weights are at least 2^-49 or zero, so all
+// factors are multiples of 2^-57, products and their sums of 2^-114.
 #pragma once
 
 #include <cstddef>
@@ -22,12 +28,15 @@
 namespace nearfield {
 
 constexpr std::int64_t kTile = 64;           // positions of a tile
+constexpr std::int64_t kChunk = 32;         // dimensions of bf16 that are summed by themselves
+constexpr std::int64_t kKeys = 16;          // keys likewise
 constexpr std::int64_t kSpan = 512;          // positions of a span
 constexpr std::int64_t kFew = 16;            // queries of a head up to which bf16 is widened as it is read
 constexpr std::int64_t kMaxHead = 256;       // the largest head size
 constexpr int kQueryStride = kMaxHead + 16;  // floats between queries in scratch: no power of two
 
-// One layer's cache: k [pages, heads, size, page], v [pages, heads, page, size], bf16 or fp32.
+// One layer's cache: k [pages, heads, size, page], v [pages, heads, page, size] of fp32. Of bf16, two rows lie in turn,
+// as AMX wants them: k [pages, heads, size / 2, page, 2], v [pages, heads, page / 2, size, 2]; pages are even.
 struct KV {
     void* k;
     void* v;
@@ -84,9 +93,10 @@ static inline Result result_at(float* data, const KV& kv, std::int64_t queries) 
     return {data, largest, largest + queries};
 }
 
-// Floats of scratch that `span` takes for `queries` of all its heads: theirs, and one tile of K and V.
+// Floats of scratch that `span` takes for `queries` of all its heads: theirs and of 32 more, and one tile of K and V.
 static inline std::int64_t span_floats(const KV& kv, std::int64_t queries) {
-    return queries * (width_of(kv) + kQueryStride + 16) + (queries + 15) / 16 * 16 + kTile * (kv.size + width_of(kv));
+    const std::int64_t size = (kv.size + kChunk - 1) / kChunk * kChunk;
+    return (queries + 32) * (width_of(kv) + kQueryStride + 2 * kTile) + kTile * 2 * size;
 }
 
 struct AttentionKernels {
@@ -101,6 +111,6 @@ struct AttentionKernels {
     void (*finish)(const Result& total, std::int64_t queries, std::int64_t size, float* out);
 };
 
-extern const AttentionKernels avx512_attention, avx2_attention, scalar_attention;
+extern const AttentionKernels amx_attention, avx512_attention, avx2_attention, scalar_attention;
 
 }  // namespace nearfield

@@ -12,6 +12,7 @@ constexpr std::int64_t kQueries = 128;         // queries of a task, about: each
 constexpr std::int64_t kTasksPerThread = 4;    // what is longer than its share of these is divided
 constexpr std::int64_t kSharesPerThread = 2;   // as many at least, or threads would wait for those that have one
 constexpr std::int64_t kSmallPrepare = 8192;   // floats of tokens that one thread prepares in about a dispatch
+constexpr double kLog2E = 1.4426950408889634;
 constexpr std::int64_t kSmallAttend = 1 << 18;  // multiply-adds that one thread does faster than several are told
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -20,6 +21,7 @@ void refuse(const std::string& reason) { throw std::invalid_argument("attention:
 
 void check(const AttentionCall& call) {
     const KV& kv = call.kv;
+    if (kv.bf16 && kv.page % 2) refuse("pages of bf16 must be of even size, not " + std::to_string(kv.page));
     std::int64_t token = 0;
     for (std::int64_t r = 0; r < call.rows; ++r) {
         const std::int64_t* row = call.spans + 4 * r;
@@ -203,7 +205,7 @@ void Attention::take_memory(const AttentionCall& call) {
 
 void Attention::prepare(const AttentionCall& call, bool alone) {
     const KV& kv = call.kv;
-    const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(kv.size)));
+    const float scale = static_cast<float>(kLog2E / std::sqrt(static_cast<double>(kv.size)));
     const PrepareJob job{call.qkv,    call.tokens, call.stride, call.heads, call.q_norm,   call.k_norm,
                          call.cos,    call.sin,    scale,       kv,         slots_.data(), floats_of(q_)};
     const std::int64_t fit = std::max<std::int64_t>(1, kSmallPrepare / ((call.heads + 2 * kv.heads) * kv.size));

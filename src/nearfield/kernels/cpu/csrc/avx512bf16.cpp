@@ -31,7 +31,7 @@ struct Paired {
 
 }  // namespace
 
-const DenseKernels avx512_bf16_pairs = {"cpu-bf16-dp-v1", Paired::kWords, kPanel, pack<Paired>, multiply<Paired, Sizes>};
+const DenseKernels avx512_bf16_pairs = {"bf16-dp", Paired::kWords, kPanel, pack<Paired>, multiply<Paired, Sizes>};
 
 double avx512_mac_bf16(std::int64_t rounds) {
     constexpr int kSums = 12;  // they hide the latency of both pipes

@@ -47,7 +47,7 @@ struct DenseJob {
 
 // The kernels of one kind of dense weights. A line is 64 bytes of a block: one column, or two of bf16.
 struct DenseKernels {
-    const char* profile;
+    const char* profile;  // its part of the profile's id
     int words;  // of a token for each line
     int panel;  // tokens whose activations lie interleaved, when there are several
     // Tokens [first, last) into their panels, both whole panels, or last == m; what a panel lacks is zero.

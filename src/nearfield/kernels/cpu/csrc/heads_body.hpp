@@ -1,6 +1,8 @@
 // What happens to a token's heads before it attends, over any Vec: norm, rotation, scale, and K and V to the cache.
 #pragma once
 
+#include <cstring>
+
 #include "attention.hpp"
 
 namespace nearfield {
@@ -25,20 +27,32 @@ inline void turn(const PrepareJob& job, std::int64_t token, const float* x, cons
     }
 }
 
-// K lies transposed in its page: one number in each of `size` rows.
+// What is so small that a product of two might be subnormal becomes zero.
+inline Vec without_tiny(Vec x) { return where_less(greatest(x, zeros() - x), all(0x1p-50f), zeros(), x); }
+
+// One head's K and V to a place in its page, where K lies transposed.
+inline void store_head(const KV& kv, std::int64_t place, const float* k, const float* v, float* keys, float* values) {
+    for (std::int64_t i = 0; i < kv.size; ++i) keys[i * kv.page + place] = k[i];
+    for (std::int64_t i = 0; i < kv.size; i += 16) store(values + place * kv.size + i, load(v + i, kv.size - i), kv.size - i);
+}
+
+inline void store_head(const KV& kv, std::int64_t place, const float* k, const float* v, std::uint16_t* keys,
+                       std::uint16_t* values) {
+    std::uint16_t rounded[kMaxHead];
+    values += place / 2 * 2 * kv.size + place % 2;
+    for (std::int64_t i = 0; i < kv.size; i += 16) {
+        store(rounded + i, without_tiny(load(k + i, kv.size - i)), kv.size - i);
+        store_apart(values + 2 * i, without_tiny(load(v + i, kv.size - i)), kv.size - i);
+    }
+    keys += 2 * place;
+    for (std::int64_t i = 0; i < kv.size; i += 2) std::memcpy(keys + i * kv.page, rounded + i, 2 * sizeof *rounded);
+}
+
 template <class T>
 inline void store_head(const PrepareJob& job, std::int64_t token, std::int64_t head, const float* k, const float* v) {
     const KV& kv = job.kv;
-    const std::int64_t page = job.slots[token] / kv.page, place = job.slots[token] % kv.page;
-    const std::int64_t at = (page * kv.heads + head) * kv.size * kv.page;
-    T* keys = static_cast<T*>(kv.k) + at + place;
-    T* values = static_cast<T*>(kv.v) + at + place * kv.size;
-    T rounded[kMaxHead];
-    for (std::int64_t i = 0; i < kv.size; i += 16) {
-        store(rounded + i, load(k + i, kv.size - i), kv.size - i);
-        store(values + i, load(v + i, kv.size - i), kv.size - i);
-    }
-    for (std::int64_t i = 0; i < kv.size; ++i) keys[i * kv.page] = rounded[i];
+    const std::int64_t page = job.slots[token] / kv.page, at = (page * kv.heads + head) * kv.size * kv.page;
+    store_head(kv, job.slots[token] % kv.page, k, v, static_cast<T*>(kv.k) + at, static_cast<T*>(kv.v) + at);
 }
 
 void prepare(const PrepareJob& job, std::int64_t first, std::int64_t last) {
@@ -50,7 +64,8 @@ void prepare(const PrepareJob& job, std::int64_t first, std::int64_t last) {
             float* q = job.q + ((h / shared * job.tokens + token) * shared + h % shared) * size;
             turn(job, token, x, job.q_norm, turned);
             for (std::int64_t i = 0; i < size; i += 16) {
-                store(q + i, load(turned + i, size - i) * all(job.scale), size - i);
+                const Vec scaled = load(turned + i, size - i) * all(job.scale);
+                store(q + i, job.kv.bf16 ? rounded(without_tiny(scaled)) : scaled, size - i);
             }
         }
         for (std::int64_t g = 0; g < job.kv.heads; ++g, x += size) {

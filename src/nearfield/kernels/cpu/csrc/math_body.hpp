@@ -6,11 +6,11 @@
 namespace nearfield {
 namespace {
 
-// e^x, within 2 units in the last place, for x up to 88 (above, e^88; exponential_of_bounded leaves that to its
-// caller); 0 below -87; NaN for NaN.
+// e^x, within 2 units in the last place, for x up to 88 (above, e^88); 0 below -87; NaN for NaN.
 // Cody and Waite's reduction by multiples of ln 2, then a polynomial of degree 6 (minimax on |r| <= ln 2 / 2,
 // coefficients of Cephes' expf).
-inline Vec exponential_of_bounded(Vec x) {
+inline Vec exponential(Vec x) {
+    x = least(all(88.0f), x);
     const Vec shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
     const Vec n = fma(x, all(1.44269504088896341f), shift) - shift;
     const Vec high = fma(n, all(-0.693359375f), x);
@@ -24,7 +24,21 @@ inline Vec exponential_of_bounded(Vec x) {
     p = fma(p, r * r, r) + all(1.0f);
     return scale_unless_less(x, all(-87.0f), p, n);
 }
-inline Vec exponential(Vec x) { return exponential_of_bounded(least(all(88.0f), x)); }
+
+// 2^x, within 3 units in the last place, for x up to 0; 0 below -49; NaN for NaN. A whole number and a fraction, and for
+// that a polynomial of degree 5 (minimax on |r| <= 1/2, its first coefficient held at 1, so that 2^0 is 1).
+inline Vec power(Vec x) {
+    const Vec shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
+    const Vec n = (x + shift) - shift;
+    const Vec r = x - n;
+    Vec p = all(1.3381302123889327e-3f);
+    p = fma(p, r, all(9.66636836528778e-3f));
+    p = fma(p, r, all(5.5503811687231064e-2f));
+    p = fma(p, r, all(2.402234971523285e-1f));
+    p = fma(p, r, all(6.931471824645996e-1f));
+    p = fma(p, r, all(1.0f));
+    return scale_unless_less(x, all(-49.0f), p, n);
+}
 
 // silu(x) = x / (1 + e^-x) (Elfwing et al. 2017).
 inline Vec silu(Vec x) { return x / (all(1.0f) + exponential(zeros() - x)); }

@@ -68,6 +68,7 @@ Kernels with_amx(Kernels kernels) {
     kernels.tiled_from = kTiledFrom;
     kernels.mac_int8 = amx_mac_int8;
     if (amx_multiplies_bf16()) {
+        kernels.attention = &amx_attention;
         kernels.bf16 = &amx_bf16;
         kernels.mac_bf16 = amx_mac_bf16;
     }

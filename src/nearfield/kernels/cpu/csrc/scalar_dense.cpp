@@ -14,7 +14,7 @@ struct Sizes {
 
 }  // namespace
 
-const DenseKernels scalar_fp32 = {"cpu-fp32-v1", Plain::kWords, kPanel, pack<Plain>, multiply<Plain, Sizes>};
-const DenseKernels scalar_bf16 = {"cpu-bf16-fma-v1", Widened::kWords, kPanel, pack<Widened>, multiply<Widened, Sizes>};
+const DenseKernels scalar_fp32 = {"fp32", Plain::kWords, kPanel, pack<Plain>, multiply<Plain, Sizes>};
+const DenseKernels scalar_bf16 = {"bf16-fma", Widened::kWords, kPanel, pack<Widened>, multiply<Widened, Sizes>};
 
 }  // namespace nearfield

@@ -11,7 +11,7 @@ constexpr int kParts = kTile / 16;
 constexpr std::size_t kLine = 64;
 
 // A tile in parts of 16 keys: k[part] + dimension * k_stride are 16 keys side by side, v[part] + key * v_stride the
-// dimensions of one.
+// dimensions of one. Of halves, rows are pairs of dimensions or of keys, in turn.
 template <class T>
 struct Tile {
     const T* k[kParts];
@@ -26,6 +26,9 @@ struct Ahead {
     const T* v[kParts];
 };
 
+inline std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+inline std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+
 // Numbers of K and V of one head in one page.
 inline std::int64_t head_numbers(const KV& kv) { return kv.size * kv.page; }
 
@@ -37,13 +40,13 @@ inline std::int64_t page_start(const SpanJob& job, std::int64_t position) {
 // beyond the last key are the one that has it.
 template <class T>
 inline Tile<T> in_place(const SpanJob& job, std::int64_t start) {
-    const std::int64_t page = job.kv.page, size = job.kv.size;
+    const std::int64_t page = job.kv.page, size = job.kv.size, across = sizeof(T) == 2 ? 2 : 1;
     Tile<T> tile;
-    tile.k_stride = page;
-    tile.v_stride = size;
+    tile.k_stride = page * across;
+    tile.v_stride = size * across;
     for (int part = 0; part < kParts; ++part) {
         const std::int64_t wanted = start + 16 * part, at = wanted < job.end ? wanted : (job.end - 1) / 16 * 16;
-        tile.k[part] = static_cast<const T*>(job.kv.k) + page_start(job, at) + at % page;
+        tile.k[part] = static_cast<const T*>(job.kv.k) + page_start(job, at) + at % page * across;
         tile.v[part] = static_cast<const T*>(job.kv.v) + page_start(job, at) + at % page * size;
     }
     return tile;
@@ -89,6 +92,44 @@ private:
     std::int64_t head_ = 0;
 };
 
+// Two rows of halves in turn, the first `n` of 16, and zeros after them.
+inline void open_pair(const std::uint16_t* from, std::int64_t n, Vec& first, Vec& second) {
+    if (n >= 16) return load_halves(from, second, first);
+    std::uint16_t some[32] = {};
+    for (std::int64_t i = 0; i < 2 * n; ++i) some[i] = from[i];
+    load_halves(some, second, first);
+}
+
+// Positions [at, at + n) of a tile, all of one page and one part, to keys [size, kTile] and values [kTile, width].
+inline void copy_run(const SpanJob& job, std::int64_t at, std::int64_t n, const float* k, const float* v,
+                     float* keys, float* values) {
+    const std::int64_t page = job.kv.page, size = job.kv.size, width = width_of(job.kv), place = at % page;
+    for (std::int64_t i = 0; i < size; ++i) store(keys + i * kTile, load(k + i * page + place, n), n);
+    for (std::int64_t key = 0; key < n; ++key) {
+        const float* row = v + (place + key) * size;
+        for (std::int64_t i = 0; i < size; i += 16) store(values + key * width + i, load(row + i, size - i));
+    }
+}
+
+inline void copy_run(const SpanJob& job, std::int64_t at, std::int64_t n, const std::uint16_t* k, const std::uint16_t* v,
+                     float* keys, float* values) {
+    const std::int64_t page = job.kv.page, size = job.kv.size, width = width_of(job.kv), place = at % page;
+    for (std::int64_t i = 0; i < size; i += 2) {
+        Vec first, second;
+        open_pair(k + i * page + 2 * place, n, first, second);
+        store(keys + i * kTile, first, n);
+        store(keys + (i + 1) * kTile, second, n);
+    }
+    for (std::int64_t key = place % 2 ? -1 : 0; key < n; key += 2) {  // a key before or after is a row of its own tile
+        for (std::int64_t i = 0; i < size; i += 16) {
+            Vec first, second;
+            open_pair(v + (place + key) * size + 2 * i, size - i, first, second);
+            if (key >= 0) store(values + key * width + i, first);
+            if (key + 1 < n) store(values + (key + 1) * width + i, second);
+        }
+    }
+}
+
 // The same tile copied to scratch [kTile * (size + width)] in fp32.
 template <class T>
 inline void copied(const SpanJob& job, std::int64_t low, std::int64_t high, float* scratch, Tile<float>& tile) {
@@ -101,22 +142,10 @@ inline void copied(const SpanJob& job, std::int64_t low, std::int64_t high, floa
         tile.v[part] = values + part * 16 * width;
     }
     for (std::int64_t at = low, n; at < high; at += n) {
-        const std::int64_t place = at % page, lane = at % 16, part = at % kTile / 16;
-        n = page - place < 16 - lane ? page - place : 16 - lane;
-        if (n > high - at) n = high - at;
-        const T* k = static_cast<const T*>(job.kv.k) + page_start(job, at) + place;
-        const T* v = static_cast<const T*>(job.kv.v) + page_start(job, at) + place * size;
-        float* keys = scratch + part * 16 + lane;
-        if (n == 16 && size == width) {  // most tiles: no lane is left out, so that no mask is made
-            for (std::int64_t i = 0; i < size; ++i) store(keys + i * kTile, load(k + i * page));
-            for (std::int64_t i = 0; i < 16 * size; i += 16) store(values + at % kTile * width + i, load(v + i));
-            continue;
-        }
-        for (std::int64_t i = 0; i < size; ++i) store(keys + i * kTile, load(k + i * page, n), n);
-        for (std::int64_t key = 0; key < n; ++key) {
-            float* out = values + (at % kTile + key) * width;
-            for (std::int64_t i = 0; i < size; i += 16) store(out + i, load(v + key * size + i, size - i));
-        }
+        n = smaller(high - at, smaller(page - at % page, 16 - at % 16));
+        const std::int64_t start = page_start(job, at);
+        copy_run(job, at, n, static_cast<const T*>(job.kv.k) + start, static_cast<const T*>(job.kv.v) + start,
+                 scratch + at % kTile, values + at % kTile * width);
     }
 }
 

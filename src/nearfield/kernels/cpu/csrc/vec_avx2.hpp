@@ -15,6 +15,7 @@ struct Vec {
 
 constexpr int kTogether = 6, kColumns = 1;
 constexpr int kTogetherCopied = 6, kColumnsCopied = 1;
+constexpr int kTogetherHalves = 6, kColumnsHalves = 1, kTogetherPairs = 3;
 
 inline Vec all(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline Vec zeros() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
@@ -68,6 +69,10 @@ inline __m256i narrow(__m256 a) {
     const __m256 quiet = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000));
     return _mm256_srli_epi32(_mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(rounded), quiet, nan)), 16);
 }
+inline Vec rounded(Vec a) {
+    const auto half = [](__m256 x) { return _mm256_castsi256_ps(_mm256_slli_epi32(narrow(x), 16)); };
+    return {half(a.low), half(a.high)};
+}
 inline void store(std::uint16_t* p, Vec a) {
     const __m256i packed = _mm256_packus_epi32(narrow(a.low), narrow(a.high));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xd8));
@@ -77,6 +82,11 @@ inline void store(std::uint16_t* p, Vec a, std::int64_t n) {
     std::uint16_t part[16];
     store(part, a);
     std::memcpy(p, part, static_cast<std::size_t>(n) * sizeof *p);
+}
+inline void store_apart(std::uint16_t* p, Vec a, std::int64_t n) {
+    std::uint16_t part[16];
+    store(part, a);
+    for (std::int64_t i = 0; i < 16 && i < n; ++i) p[2 * i] = part[i];
 }
 
 inline void store(std::int8_t* p, Vec a, std::int64_t n) {

@@ -18,6 +18,8 @@ struct Vec {
 constexpr int kTogether = 8, kColumns = 2;
 // The same for whole tiles in scratch, which need no widening: more of a tile for fewer queries.
 constexpr int kTogetherCopied = 6, kColumnsCopied = 4;
+// The same where even and odd products have sums of their own, in scratch, and one Vec of pairs in the cache.
+constexpr int kTogetherHalves = 7, kColumnsHalves = 2, kTogetherPairs = 8;
 
 inline Vec all(float x) { return {_mm512_set1_ps(x)}; }
 inline Vec zeros() { return {_mm512_setzero_ps()}; }
@@ -59,8 +61,15 @@ inline __m256i narrow(Vec a) {
     const __m512i kept = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc00000));
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16));
 }
+// The same, as floats.
+inline Vec rounded(Vec a) { return widen(narrow(a)); }
 inline void store(std::uint16_t* p, Vec a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(a)); }
 inline void store(std::uint16_t* p, Vec a, std::int64_t n) { _mm256_mask_storeu_epi16(p, first_lanes(n), narrow(a)); }
+// The same to every other half.
+inline void store_apart(std::uint16_t* p, Vec a, std::int64_t n) {
+    const __mmask32 kept = n >= 16 ? 0x55555555 : 0x55555555 & ((1u << 2 * n) - 1);
+    _mm512_mask_storeu_epi16(p, kept, _mm512_cvtepu16_epi32(narrow(a)));
+}
 
 // Whole numbers of -128 .. 127, the first n lanes.
 inline void store(std::int8_t* p, Vec a, std::int64_t n) {

@@ -16,6 +16,7 @@ struct Vec {
 
 constexpr int kTogether = 2, kColumns = 1;
 constexpr int kTogetherCopied = 2, kColumnsCopied = 1;
+constexpr int kTogetherHalves = 2, kColumnsHalves = 1, kTogetherPairs = 2;
 
 template <class Op>
 inline Vec each(const Op& op) {
@@ -54,10 +55,16 @@ inline std::uint16_t narrow(float a) {
     if (!(a == a)) return 0x7fc0;
     return static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
+inline Vec rounded(Vec a) {
+    return each([&](int i) { return float_of_bf16(narrow(a.v[i])); });
+}
 inline void store(std::uint16_t* p, Vec a, std::int64_t n) {
     for (int i = 0; i < 16 && i < n; ++i) p[i] = narrow(a.v[i]);
 }
 inline void store(std::uint16_t* p, Vec a) { store(p, a, 16); }
+inline void store_apart(std::uint16_t* p, Vec a, std::int64_t n) {
+    for (int i = 0; i < 16 && i < n; ++i) p[2 * i] = narrow(a.v[i]);
+}
 
 inline void store(std::int8_t* p, Vec a, std::int64_t n) {
     for (int i = 0; i < 16 && i < n; ++i) p[i] = static_cast<std::int8_t>(a.v[i]);
