@@ -16,9 +16,8 @@ namespace {
 
 using Half = std::uint16_t;
 
-constexpr int kSide = 16;           // rows of a tile of AMX, and words of its rows
-constexpr int kTwo = 2 * kSide;     // queries that are multiplied beside each other
-constexpr std::int64_t kSoon = 10;  // lines of V that are asked for while a query's weights are made
+constexpr int kSide = 16;        // rows of a tile of AMX, and words of its rows
+constexpr int kTwo = 2 * kSide;  // queries that are multiplied beside each other
 
 // What a span's work takes, in scratch.
 struct Space {
@@ -212,13 +211,6 @@ inline void weigh_halves(const Queries& query, std::int64_t parts, float less, c
     store(query.lanes, sums);
 }
 
-// Asks for some lines of V, from `first` on; where it ended.
-inline std::int64_t ask_v(const Tile<Half>& tile, std::int64_t first, std::int64_t lines) {
-    const std::int64_t each = kKeys * tile.v_stride / 2 / kChunk, last = smaller(first + lines, kParts * each);
-    for (std::int64_t line = first; line < last; ++line) ask(tile.v[line / each] + line % each * kChunk, 1);
-    return last;
-}
-
 // One head of one tile, with what its queries are.
 struct Work {
     const SpanJob& job;
@@ -253,16 +245,14 @@ void score_block(const Work& work, const Tile<Half>& tile, const Block& block) {
 }
 
 // Scores to weights in `space`; less [kTwo] is what outputs are to be multiplied by.
-void weigh_block(const Work& work, const Tile<Half>& tile, const Block& block, float* less) {
+void weigh_block(const Work& work, const Block& block, float* less) {
     const Queries queries = work.queries.from(block.first);
     alignas(64) float tops[16];
-    std::int64_t asked = 0;
     for (std::int64_t first = 0; first < block.count; first += 16) {
         const std::int64_t last = smaller(first + 16, block.count);
         for (std::int64_t i = first; i < last; ++i) tops[i - first] = top_of(block.seen, i, block.scores + i * kTile);
         raise(tops, last - first, queries.largest + first, less + first);
         for (std::int64_t i = first; i < last; ++i) {
-            if (block.next) asked = ask_v(tile, asked, kSoon);
             const float* scores = block.scores + i * kTile;
             Half* weights = work.space.weights + i * kTile;
             if (block.seen.all) {
@@ -311,7 +301,7 @@ void attend_queries(const Work& work, const Tile<Half>& tile, const Tile<Half>* 
         return block;
     };
     const auto end = [&](const Block& block) {
-        weigh_block(work, tile, block, less);
+        weigh_block(work, block, less);
         block.count > kSide ? mix_block<2>(work, tile, block, less) : mix_block<1>(work, tile, block, less);
     };
     Block block = begin(first);
