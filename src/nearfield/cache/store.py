@@ -40,6 +40,8 @@ class DenseKV:
         self.nbytes = self.num_pages * page_bytes
         try:
             self.layers = ops.new_kv(shape, self.num_pages, dtype)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
         except (RuntimeError, MemoryError):
             raise ConfigError(f"a KV cache of {format_bytes(self.nbytes)} cannot be allocated on this machine; "
                               "ask for less with --kv-memory") from None

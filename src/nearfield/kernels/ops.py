@@ -85,8 +85,8 @@ class KVShape:
 
 @dataclass(frozen=True)
 class KVLayer:
-    """One layer's K and V, owned by the cache's store: v [pages, G, P, d], and k in the layout of the
-    backend that made it (OpTable.new_kv): the same, or [pages, G, d, P]."""
+    """One layer's K and V, owned by the cache's store, in the layout of the backend that made it (OpTable.new_kv):
+    [pages, G, P, d], or as `cpu.attention.new_kv` says."""
 
     k: Tensor
     v: Tensor

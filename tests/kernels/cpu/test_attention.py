@@ -143,11 +143,15 @@ def test_prefixes_in_the_same_pages_leave_the_bits(everywhere: list[CpuKernels],
 @pytest.mark.parametrize("spread", [1.0, 1e6])
 def test_bf16_has_the_bits_that_are_written_down(kernels: CpuKernels, size: int, page: int, tokens: int,
                                                  spread: float) -> None:
-    """spread: sizes of numbers from its inverse on, so that products and weights become tiny, and many are flushed."""
+    """spread: sizes of numbers from its inverse on, and large queries, so that products and weights become tiny, and
+    many of both are flushed."""
     torch.manual_seed(7)
     model = _model(size, 2, page, BF16, kv_heads=1)
     qkv = model.qkv(tokens)
     qkv[:, 2 * size:] *= spread ** (torch.rand(tokens, 2 * size) * 4 - 4)
+    if spread > 1:
+        qkv[:, :2 * size] *= 40
+        qkv[::3, 2 * size:3 * size] *= 1e3
     cache = Cache(kernels, model, [qkv], stale=float("nan"))
     got = cache.step([(0, tokens - 1)], turned=False), cache.step([(0, 1)], turned=False)
     for t, found in ((tokens - 2, got[0][0][-1]), (tokens - 1, got[1][0][0])):
@@ -168,6 +172,27 @@ def test_tiny_numbers_have_the_same_bits_everywhere(everywhere: list[CpuKernels]
         for chunks in ([140], [70, 69, 1]):
             got = Cache(kernels, model, [qkv]).whole(chunks)
             assert torch.equal(_bits(got), _bits(want)), (kernels.isa, kernels.threads)
+
+
+@pytest.mark.parametrize(("size", "shared", "page", "window"), [
+    (32, 40, 64, None), (64, 7, 16, None), (40, 3, 6, 41), (96, 20, 32, 70)])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
+def test_what_is_not_finite_has_the_same_bits_everywhere(everywhere: list[CpuKernels], size: int, shared: int,
+                                                         page: int, window: int | None, bad: float) -> None:
+    """Where it is seen, and where it must not be; 1e30 overflows in products."""
+    torch.manual_seed(9)
+    model = _model(size, shared, page, BF16, window)
+    qkv = model.qkv(130)
+    places = torch.rand_like(qkv) < 0.3 / size / shared
+    places[:20] = False
+    qkv[places] = bad
+    qkv[77, -1] = bad
+    want = Cache(everywhere[0], model, [qkv]).whole([130])
+    assert want[:20].isfinite().all()
+    for kernels in everywhere[1:]:
+        for chunks in ([130], [75, 54, 1]):
+            got = Cache(kernels, model, [qkv], stale=bad).whole(chunks)
+            assert torch.equal(_bits(got), _bits(want)), (kernels.isa, kernels.threads, chunks)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.large_base_example])
@@ -264,7 +289,7 @@ def test_a_cache_that_cannot_be_had(kernels: CpuKernels) -> None:
         kernels.new_kv(KVShape(1, 1, 64, 16), 1 << 44, BF16)
     with pytest.raises(ValueError, match="bfloat16 or float32"):
         kernels.new_kv(KVShape(1, 1, 64, 16), 4, torch.float16)
-    with pytest.raises(ValueError, match="pages of 5 and heads of 64"):
+    with pytest.raises(ValueError, match="page_size 5"):
         kernels.new_kv(KVShape(1, 1, 64, 5), 4, BF16)
 
 

@@ -28,9 +28,9 @@ def new_kv(runtime: "_native.Runtime", shape: KVShape, pages: int, dtype: torch.
     """
     if dtype not in KV_DTYPES:
         raise ValueError(f"the KV cache must be bfloat16 or float32 for the C++ kernels, not {dtype}")
+    k_sides, v_sides = _sides(shape.head_dim, shape.page_size, dtype)
     memory = runtime.memory(shape.page_bytes(dtype) * pages)
     data = memory.tensor().view(dtype).view(shape.layers, 2, pages, shape.kv_heads, -1)
-    k_sides, v_sides = _sides(shape.head_dim, shape.page_size, dtype)
     return tuple(KVLayer(k.unflatten(-1, k_sides), v.unflatten(-1, v_sides)) for k, v in data.unbind())
 
 
@@ -38,9 +38,10 @@ def _sides(size: int, page: int, dtype: torch.dtype) -> tuple[tuple[int, ...], t
     """What a page has of one head's K, and of its V."""
     if dtype == torch.float32:
         return (size, page), (page, size)
-    if size % 2 or page % 2:
-        raise ValueError("a bfloat16 KV cache of the C++ kernels has pages and heads of even size, not pages of "
-                         f"{page} and heads of {size}; choose another page_size, or --dtype fp32")
+    _check_size(size)
+    if page % 2:
+        raise ValueError(f"pages of a bfloat16 KV cache have an even size with the C++ kernels, not page_size {page}; "
+                         "choose an even one, or --dtype fp32")
     return (size // 2, page, 2), (page // 2, size, 2)
 
 
@@ -65,11 +66,15 @@ def attention(runtime: "_native.Runtime", qkv: Tensor, heads: Heads, rotation: t
     return out
 
 
-def _query_heads(qkv: Tensor, heads: Heads) -> int:
-    size = heads.head_dim
+def _check_size(size: int) -> None:
     if size < 2 or size % 2 or size > MAX_HEAD:
         raise ValueError(f"head size {size} is not even and at most {MAX_HEAD}; serve this model without the C++ "
                          "kernels")
+
+
+def _query_heads(qkv: Tensor, heads: Heads) -> int:
+    size = heads.head_dim
+    _check_size(size)
     if qkv.dim() != 2 or qkv.dtype != torch.float32 or (len(qkv) > 0 and qkv.stride(1) != 1):
         raise ValueError("qkv must be [T, (H + 2 G) d] float32, its columns side by side, "
                          f"not {list(qkv.shape)} {qkv.dtype}")

@@ -178,10 +178,7 @@ class CpuKernels:
         return out
 
     def new_kv(self, shape: KVShape, pages: int, dtype: torch.dtype) -> tuple[KVLayer, ...]:
-        """Zeroed K [pages, G, d, P] and V [pages, G, P, d] of all layers, in memory advised for huge pages.
-
-        Raises ValueError for a dtype that is not bfloat16 or float32, MemoryError where it cannot be had.
-        """
+        """As `attention.new_kv`: zeroed K and V of all layers."""
         return attention.new_kv(self._runtime, shape, pages, dtype)
 
     def attention(self, qkv: Tensor, heads: Heads, rotation: tuple[Tensor, Tensor], cache: KVLayer,

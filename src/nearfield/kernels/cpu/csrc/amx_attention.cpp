@@ -110,19 +110,20 @@ struct Sides {
     const Half* ahead[2];  // lines to ask for meanwhile, as many as right sides have; none: null
 };
 
-inline void ask(const Half* line, int lines) {
-    for (int i = 0; i < lines; ++i) __builtin_prefetch(line + kChunk * i);
+inline void ask(const Half* line, int lines, std::int64_t stride) {
+    for (int i = 0; i < lines; ++i) __builtin_prefetch(line + stride * i);
 }
 
 // Sums (tiles 0 to 3) of T times 16 rows by two right sides: of scores (tiles 4 and 6), or of weights times V (5 and 7).
 template <int T, bool Scores>
 inline void product(Sides of, std::int64_t steps) {
     constexpr int kLines = Scores ? 16 : 8;
+    const std::int64_t line = Scores ? of.right_stride : kChunk;  // V's lines lie side by side in pages of any size
     const std::int64_t bytes = of.left_stride * 2, right = of.right_stride * 2;
     const Half* below = of.left + kSide * of.left_stride;
     for (std::int64_t i = 0; i < steps; ++i) {
-        if (of.ahead[0]) ask(of.ahead[0] + i * kLines * kChunk, kLines);
-        if (of.ahead[1]) ask(of.ahead[1] + i * kLines * kChunk, kLines);
+        if (of.ahead[0]) ask(of.ahead[0] + i * kLines * line, kLines, line);
+        if (of.ahead[1]) ask(of.ahead[1] + i * kLines * line, kLines, line);
         if (Scores) {
             _tile_loadd(4, of.left, bytes);
             _tile_loadd(6, of.right[0], right);
@@ -153,6 +154,7 @@ inline void product(Sides of, std::int64_t steps) {
 
 template <int T>
 inline void begin_sums() {
+    __asm__ volatile("" ::: "memory");  // GCC 12 does not say of its intrinsics that tiles are loaded from memory
     _tile_zero(0);
     _tile_zero(1);
     if (T == 2) _tile_zero(2);

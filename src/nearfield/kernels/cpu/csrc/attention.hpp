@@ -16,7 +16,8 @@
 //    keys, and then added by fma(output, 2^(m - m'), sum).
 // 4. Each span of 512 positions, at multiples of 512, starts from m = -infinity, sum = 0, outputs = 0, and folds its 16
 //    lanes at its end. Spans are merged in ascending order into a total that starts alike: M' = max(M, m),
-//    S' = fma(s, 2^(m - M'), S * 2^(M - M')), and outputs likewise. The result is outputs / S.
+//    S' = fma(s, 2^(m - M'), S * 2^(M - M')), and outputs likewise. The result is outputs / S, with
+//    one and the same NaN wherever it has any.
 // So a long context can be divided among threads, and nothing depends on how. Chunks of bf16 are what AMX multiplies
 // (amx_attention.cpp). It takes subnormals for zero, and here there are none: weights are at least 2^-49 or zero, so all
 // factors are multiples of 2^-57, products and their sums of 2^-114.
@@ -28,10 +29,10 @@
 namespace nearfield {
 
 constexpr std::int64_t kTile = 64;           // positions of a tile
-constexpr std::int64_t kChunk = 32;         // dimensions of bf16 that are summed by themselves
-constexpr std::int64_t kKeys = 16;          // keys likewise
+constexpr std::int64_t kChunk = 32;          // dimensions of bf16 that are summed by themselves
+constexpr std::int64_t kKeys = 16;           // keys likewise
 constexpr std::int64_t kSpan = 512;          // positions of a span
-constexpr std::int64_t kFew = 16;            // queries of a head up to which bf16 is widened as it is read
+constexpr std::int64_t kFew = 16;            // queries of a head up to which all heads of a tile come together
 constexpr std::int64_t kMaxHead = 256;       // the largest head size
 constexpr int kQueryStride = kMaxHead + 16;  // floats between queries in scratch: no power of two
 

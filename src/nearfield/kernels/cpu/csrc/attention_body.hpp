@@ -47,14 +47,20 @@ inline void weigh(const Queries& query, std::int64_t from, std::int64_t to, floa
 
 template <bool Halves, int R, int C, bool Ask, class T>
 inline void score_any(const Queries& queries, const Tile<T>& tile, const Ahead<T>& next, int part, float* scores) {
-    if constexpr (Halves) return score_halves<R, C>(queries, tile, next, part, scores);
-    score<R, C, Ask>(queries, tile, next, part, scores);
+    if constexpr (Halves) {
+        score_halves<R, C>(queries, tile, next, part, scores);
+    } else {
+        score<R, C, Ask>(queries, tile, next, part, scores);
+    }
 }
 template <bool Halves, int R, int C, bool Ask, class T>
 inline void mix_any(const Queries& queries, const Tile<T>& tile, const Ahead<T>& next, int column, std::int64_t from,
                     std::int64_t to, const float* less, const float* weights) {
-    if constexpr (Halves) return mix_halves<R, C>(queries, tile, next, column, from, to, less, weights);
-    mix<R, C, Ask>(queries, tile, next, column, from, to, less, weights);
+    if constexpr (Halves) {
+        mix_halves<R, C>(queries, tile, next, column, from, to, less, weights);
+    } else {
+        mix<R, C, Ask>(queries, tile, next, column, from, to, less, weights);
+    }
 }
 
 // R queries that see keys [from, to) of the tile. `next` is asked for meanwhile.
@@ -270,7 +276,7 @@ void finish(const Result& total, std::int64_t queries, std::int64_t size, float*
     for (std::int64_t query = 0; query < queries; ++query) {
         const Vec whole = all(total.sums[query]);
         for (std::int64_t i = 0; i < size; i += 16) {
-            store(out + query * size + i, load(total.outputs + query * width + i) / whole, size - i);
+            store(out + query * size + i, one_nan(load(total.outputs + query * width + i) / whole), size - i);
         }
     }
 }

@@ -21,7 +21,8 @@ void refuse(const std::string& reason) { throw std::invalid_argument("attention:
 
 void check(const AttentionCall& call) {
     const KV& kv = call.kv;
-    if (kv.bf16 && kv.page % 2) refuse("pages of bf16 must be of even size, not " + std::to_string(kv.page));
+    if (kv.bf16 && kv.page % 2) refuse("pages of bf16 must be of even size, not " + std::to_string(kv.page) +
+                                          "; choose another page size or fp32");
     std::int64_t token = 0;
     for (std::int64_t r = 0; r < call.rows; ++r) {
         const std::int64_t* row = call.spans + 4 * r;
@@ -107,8 +108,7 @@ void Attention::divide(const AttentionCall& call) {
     }
 }
 
-// What blocks see of the same pages is computed for all of them at once, so that its K and V are read and widened
-// once. Only from the first span on, as prefixes are shared, and where no window cuts spans.
+// What blocks see of the same pages is computed for all of them at once, so that its K and V are read once. Only from the first span on, as prefixes are shared, and where no window cuts spans.
 void Attention::find_shares(const AttentionCall& call) {
     shares_.clear();
     part_floats_ = 0;

@@ -25,7 +25,7 @@ inline Vec exponential(Vec x) {
     return scale_unless_less(x, all(-87.0f), p, n);
 }
 
-// 2^x, within 3 units in the last place, for x up to 0; 0 below -49; NaN for NaN. A whole number and a fraction, and for
+// 2^x, within 4 units in the last place, for x up to 0; 0 below -49; NaN for NaN. A whole number and a fraction, and for
 // that a polynomial of degree 5 (minimax on |r| <= 1/2, its first coefficient held at 1, so that 2^0 is 1).
 inline Vec power(Vec x) {
     const Vec shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number

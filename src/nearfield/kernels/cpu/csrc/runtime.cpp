@@ -59,7 +59,7 @@ bool has_amx() {
 
 bool amx_multiplies_bf16() {
     unsigned a, b, c, d;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1);
+    return __builtin_cpu_supports("avx512bf16") && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1);
 }
 
 Kernels with_amx(Kernels kernels) {
