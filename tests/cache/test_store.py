@@ -5,7 +5,7 @@ import torch
 
 from nearfield.cache.store import DenseKV
 from nearfield.core.errors import ConfigError
-from nearfield.kernels import cpu, select
+from nearfield.kernels import select
 from nearfield.kernels.ops import KVShape
 
 SHAPE = KVShape(layers=3, kv_heads=2, head_dim=8, page_size=4)
@@ -35,10 +35,3 @@ def test_too_little_and_too_much_are_told() -> None:
         DenseKV(select.plain("fp32"), SHAPE, 2 * SHAPE.page_bytes(torch.float32) - 1, torch.float32)
     with pytest.raises(ConfigError, match="cannot be allocated"):
         DenseKV(select.plain("fp32"), SHAPE, 1 << 60, torch.float32)
-
-
-@pytest.mark.skipif(cpu.missing() is not None, reason="no C++ kernels")
-def test_pages_that_the_kernels_cannot_have_are_told() -> None:
-    shape = KVShape(layers=1, kv_heads=1, head_dim=8, page_size=5)
-    with pytest.raises(ConfigError, match="page_size 5; choose an even one"):
-        DenseKV(select.build("bf16"), shape, 4 * shape.page_bytes(torch.bfloat16), torch.bfloat16)

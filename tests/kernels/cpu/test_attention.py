@@ -8,7 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nearfield.kernels import cpu, reference
+from nearfield.cache.store import DenseKV
+from nearfield.core.errors import ConfigError
+from nearfield.kernels import cpu, reference, select
 from nearfield.kernels.cpu.kernels import CpuKernels
 from nearfield.kernels.ops import AttnPlan, AttnRow, Heads, KVLayer, KVShape, Norm
 from tests.kernels.cpu.attention_twin import attend
@@ -291,6 +293,12 @@ def test_a_cache_that_cannot_be_had(kernels: CpuKernels) -> None:
         kernels.new_kv(KVShape(1, 1, 64, 16), 4, torch.float16)
     with pytest.raises(ValueError, match="page_size 5"):
         kernels.new_kv(KVShape(1, 1, 64, 5), 4, BF16)
+
+
+def test_pages_that_a_bf16_cache_cannot_have_are_an_error_of_the_options() -> None:
+    shape = KVShape(layers=1, kv_heads=1, head_dim=8, page_size=5)
+    with pytest.raises(ConfigError, match="page_size 5; choose an even one"):
+        DenseKV(select.build("bf16"), shape, 4 * shape.page_bytes(BF16), BF16)
 
 
 @pytest.mark.parametrize(("rows", "message"), [

@@ -11,6 +11,8 @@
 #include "attention_body.hpp"
 #include "heads_body.hpp"
 
+#include "amx_tiles.hpp"
+
 namespace nearfield {
 namespace {
 
@@ -54,13 +56,10 @@ Space space_of(const SpanJob& job, std::int64_t queries, float* scratch) {
 // Tiles for `queries` of up to 16: 0 .. 3 hold sums, 4 has queries by 32 dimensions and 6 as many by 16 keys; 5 has the
 // weights of 16 keys and 7 as many by 16 dimensions.
 void configure_products(int queries) {
-    struct alignas(64) Config {
-        std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
-        std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 32, 64, 64};
-        std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 8};
-    } config;
-    for (int tile = 0; tile < 6; ++tile) config.rows[tile] = static_cast<std::uint8_t>(queries);
-    __asm__ volatile("ldtilecfg %0" : : "m"(config));
+    TileShapes shapes(queries);
+    shapes.row_bytes[5] = 2 * kKeys;
+    shapes.rows[7] = kKeys / 2;
+    configure(shapes);
 }
 
 // The numbers of words [n] of rows in turn, those of `seen` in each word.
@@ -114,6 +113,29 @@ inline void ask(const Half* line, int lines, std::int64_t stride) {
     for (int i = 0; i < lines; ++i) __builtin_prefetch(line + stride * i);
 }
 
+// The intrinsics write numbers of tiles into the text of instructions, so each is a statement of its own.
+template <bool Scores>
+inline __attribute__((always_inline)) void load_left(const Half* rows, std::int64_t bytes) {
+    if (Scores) _tile_loadd(4, rows, bytes);
+    if (!Scores) _tile_loadd(5, rows, bytes);
+}
+template <bool Scores>
+inline __attribute__((always_inline)) void load_right(const Half* rows, std::int64_t bytes) {
+    if (Scores) _tile_loadd(6, rows, bytes);
+    if (!Scores) _tile_loadd(7, rows, bytes);
+}
+template <bool Scores, int Sum>
+inline __attribute__((always_inline)) void add_product() {
+    if (Scores && Sum == 0) _tile_dpbf16ps(0, 4, 6);
+    if (Scores && Sum == 1) _tile_dpbf16ps(1, 4, 6);
+    if (Scores && Sum == 2) _tile_dpbf16ps(2, 4, 6);
+    if (Scores && Sum == 3) _tile_dpbf16ps(3, 4, 6);
+    if (!Scores && Sum == 0) _tile_dpbf16ps(0, 5, 7);
+    if (!Scores && Sum == 1) _tile_dpbf16ps(1, 5, 7);
+    if (!Scores && Sum == 2) _tile_dpbf16ps(2, 5, 7);
+    if (!Scores && Sum == 3) _tile_dpbf16ps(3, 5, 7);
+}
+
 // Sums (tiles 0 to 3) of T times 16 rows by two right sides: of scores (tiles 4 and 6), or of weights times V (5 and 7).
 template <int T, bool Scores>
 inline void product(Sides of, std::int64_t steps) {
@@ -124,26 +146,16 @@ inline void product(Sides of, std::int64_t steps) {
     for (std::int64_t i = 0; i < steps; ++i) {
         if (of.ahead[0]) ask(of.ahead[0] + i * kLines * line, kLines, line);
         if (of.ahead[1]) ask(of.ahead[1] + i * kLines * line, kLines, line);
-        if (Scores) {
-            _tile_loadd(4, of.left, bytes);
-            _tile_loadd(6, of.right[0], right);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(6, of.right[1], right);
-            _tile_dpbf16ps(1, 4, 6);
-            if (T == 2) _tile_loadd(4, below, bytes);
-            if (T == 2) _tile_dpbf16ps(3, 4, 6);
-            if (T == 2) _tile_loadd(6, of.right[0], right);
-            if (T == 2) _tile_dpbf16ps(2, 4, 6);
-        } else {
-            _tile_loadd(5, of.left, bytes);
-            _tile_loadd(7, of.right[0], right);
-            _tile_dpbf16ps(0, 5, 7);
-            _tile_loadd(7, of.right[1], right);
-            _tile_dpbf16ps(1, 5, 7);
-            if (T == 2) _tile_loadd(5, below, bytes);
-            if (T == 2) _tile_dpbf16ps(3, 5, 7);
-            if (T == 2) _tile_loadd(7, of.right[0], right);
-            if (T == 2) _tile_dpbf16ps(2, 5, 7);
+        load_left<Scores>(of.left, bytes);
+        load_right<Scores>(of.right[0], right);
+        add_product<Scores, 0>();
+        load_right<Scores>(of.right[1], right);
+        add_product<Scores, 1>();
+        if (T == 2) {
+            load_left<Scores>(below, bytes);
+            add_product<Scores, 3>();
+            load_right<Scores>(of.right[0], right);
+            add_product<Scores, 2>();
         }
         of.left += of.left_step;
         below += of.left_step;
