@@ -74,18 +74,33 @@ def test_linear_is_near_float64(kernels: CpuKernels, format: str) -> None:
     assert np.linalg.norm(y - exact) < 0.012 * np.linalg.norm(exact)
 
 
+@pytest.mark.parametrize("tokens", [3, 8, 16])
 @pytest.mark.parametrize("format", ["w8", "w4"])
-def test_a_large_vocabulary(format: str) -> None:
-    """The offsets of rows beyond 2^17 and the last block; compared between instruction sets."""
+def test_a_large_vocabulary(format: str, tokens: int) -> None:
+    """The offsets of rows beyond 2^17 and the last block, and results that pass the caches by; compared between
+    instruction sets."""
     rng = np.random.default_rng(7)
     weights = twin.random_weights(rng, format, 151_936, 64, 64)
-    x = activations(rng, 3, 64)
+    x = activations(rng, tokens, 64)
     results = [bits(k.linear(torch.from_numpy(x), weights.packed(k)))
                for k in (cpu.load(2, isa) for isa in _native.supported_isas())]
     assert all(np.array_equal(results[0], other) for other in results[1:])
     rows = slice(151_900, 151_936)
     few = twin.PlainWeights(weights.codes[rows], weights.zeros[rows], weights.scales[rows], weights.group, format)
     assert np.array_equal(results[0][:, rows], bits(twin.linear(x, few)))
+
+
+@pytest.mark.parametrize(("n", "before"), [(65_552, 0), (65_552, 1), (65_553, 0)])
+def test_large_results_wherever_they_lie(kernels: CpuKernels, n: int, before: int) -> None:
+    """Those that pass the caches by, of an odd number of blocks, and those that do not begin with a line of memory or
+    whose rows do not."""
+    rng = np.random.default_rng(n)
+    weights = twin.random_weights(rng, "w8", n, 32, 32).packed(kernels)
+    x = torch.from_numpy(activations(rng, 9, 32))
+    out = torch.empty(9 * n + before)[before:].view(9, n)
+    kernels.linear(x, weights, out=out)
+    alone = torch.cat([kernels.linear(x[i:i + 1], weights) for i in range(9)])
+    assert np.array_equal(bits(out), bits(alone))
 
 
 @settings(max_examples=60, deadline=None)

@@ -13,8 +13,9 @@ from tests.kernels.cpu import sequences, twin
 HEADS = Heads(1, 64)
 HIDDEN = 640
 """Columns of more than one chunk of the AMX kernels."""
-TOKENS = (1, 16, 17, 33, 70, 530)
-"""Tiles and pairs of tiles of tokens that are full, and that are not; more than one slab."""
+TOKENS = (1, 3, 8, 12, 13, 16, 17, 33, 70, 530)
+"""As many as come with pairs of blocks, and more; tiles and pairs of tiles of tokens that are full, and that are
+not; more than one slab."""
 
 
 def layer(kernels: CpuKernels, format: str, group: int, inner: int) -> LayerWeights:

@@ -11,6 +11,7 @@ void amx_linear(const LinearJob& job, const Part& part, std::uint8_t* scratch) {
     configure(kTileTokens);
     scaled_by_row(job.weights) ? amx_linear_rows(job, part, scratch) : amx_linear_groups(job, part, scratch);
     _tile_release();
+    if (job.past) _mm_sfence();
 }
 
 // Four tiles of sums hide the latency.

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "amx_tiles.hpp"
+#include "avx512.hpp"
 #include "job.hpp"
 
 namespace nearfield {
@@ -28,13 +29,10 @@ struct Pair {
     int blocks;
 };
 
-// Blocks from one pair to the next. Gated, a pair is a block of gates and the block of what they gate.
-inline int across(const LinearJob& job) { return job.gated ? 1 : 2; }
-
 inline Pair pair_at(const LinearJob& job, std::int64_t block, std::int64_t last) {
     const Weights& w = job.weights;
     const int blocks = job.gated || last - block >= 2 ? 2 : 1;
-    const std::int64_t second = job.gated ? block + blocks_of(w) / 2 : block + blocks - 1;
+    const std::int64_t second = blocks == 2 ? block + to_second(job) : block;
     const auto data = [&](std::int64_t at) { return w.data + static_cast<std::size_t>(at) * w.block_bytes; };
     return {{data(block), data(second)}, block * kRows, second * kRows, blocks};
 }

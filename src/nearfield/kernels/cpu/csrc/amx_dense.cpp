@@ -11,7 +11,7 @@
 namespace nearfield {
 namespace {
 
-constexpr std::int64_t kAhead = 8 << 10;      // bytes that weights are asked for ahead, where tokens are few
+constexpr std::int64_t kLinesAhead = 8 << 10;  // bytes that weights are asked for ahead, where tokens are few
 constexpr std::int64_t kTileBytes = 16 * kLine;
 
 // Activations [token][word], a word being two columns in the order of the weights: the first in the upper half.
@@ -57,8 +57,8 @@ void step(const DenseJob& job, const std::uint8_t* first, const std::uint8_t* se
     for (std::int64_t word = 0; word < words; word += 16, first += kTileBytes, second += kTileBytes) {
         if (few) {
             for (std::int64_t line = 0; line < kTileBytes; line += kLine) {
-                __builtin_prefetch(first + kAhead + line, 0, 2);
-                __builtin_prefetch(second + kAhead + line, 0, 2);
+                __builtin_prefetch(first + kLinesAhead + line, 0, 2);
+                __builtin_prefetch(second + kLinesAhead + line, 0, 2);
             }
         }
         _tile_loadd(4, acts + word, stride);

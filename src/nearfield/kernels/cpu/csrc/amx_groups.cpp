@@ -1,11 +1,8 @@
 // Weights in groups of columns with scales of their own, 4 or 8 bits, on AMX. Codes are opened to signed bytes less
 // their zero points, so that the tiles' sums are whole; each group ends in a float step for every output. That step is
 // done for some tokens while the tiles multiply the next: it takes as long as the products.
-#include "vec_avx512.hpp"
-
 #include "amx.hpp"
 #include "avx512_steps.hpp"
-#include "math_body.hpp"
 
 namespace nearfield {
 namespace {
@@ -131,11 +128,9 @@ private:
 
     void end(std::int64_t count) {
         for (std::int64_t t = 0; t < count; ++t) {
-            __m512 first = _mm512_load_ps(sums_[place_ + t][0]), second = _mm512_load_ps(sums_[place_ + t][1]);
+            const __m512 first = _mm512_load_ps(sums_[place_ + t][0]), second = _mm512_load_ps(sums_[place_ + t][1]);
             if (job_.gated) {
-                if (job_.bias) first = _mm512_add_ps(first, _mm512_loadu_ps(job_.bias + pair_.row));
-                if (job_.bias) second = _mm512_add_ps(second, _mm512_loadu_ps(job_.bias + pair_.second));
-                nearfield::store(job_.y + (token_ + t) * job_.y_stride + pair_.row, silu(Vec{first}) * Vec{second});
+                store_gated(job_, pair_.row, token_ + t, first, second);
                 continue;
             }
             nearfield::store(job_, pair_.row, token_ + t, first);

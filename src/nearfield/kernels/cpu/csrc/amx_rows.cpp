@@ -1,10 +1,7 @@
 // Int8 weights with one scale a row on AMX: int32 sums over all columns, one float step at the end. That step, and the
 // gate, are done for some tokens while the tiles multiply others: they leave most other units idle.
-#include "vec_avx512.hpp"
-
 #include "amx.hpp"
 #include "avx512_steps.hpp"
-#include "math_body.hpp"
 
 namespace nearfield {
 namespace {
@@ -35,7 +32,7 @@ public:
         token_ = to;
         const LinearJob job = job_;
         const std::int64_t row = pair_.row, second = pair_.second;
-        const __mmask16 kept = rows_from(row), kept_too = pair_.blocks == 2 ? rows_from(second) : __mmask16{0};
+        const __mmask16 kept = rows_from(job, row), kept_too = pair_.blocks == 2 ? rows_from(job, second) : __mmask16{0};
         const __m512 scales = scales_of(pair_.data[0]), scales_too = scales_of(pair_.data[1]);
         const __m512 bias = bias_from(row, kept), bias_too = bias_from(second, kept_too);
         const std::int32_t* dots = dots_;
@@ -59,8 +56,8 @@ public:
                 x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(kept, residual + row));
                 too = _mm512_add_ps(too, _mm512_maskz_loadu_ps(kept_too, residual + second));
             }
-            _mm512_mask_storeu_ps(y + row, kept, x);
-            _mm512_mask_storeu_ps(y + second, kept_too, too);
+            put(job, y + row, kept, x);
+            put(job, y + second, kept_too, too);
         }
     }
 
@@ -68,11 +65,6 @@ public:
 
 private:
     static constexpr std::int64_t kDotsOfTile = 2 * kTileTokens * kRows;
-
-    __mmask16 rows_from(std::int64_t row) const {
-        const std::int64_t rows = job_.weights.n - row;
-        return rows >= kRows ? 0xffff : static_cast<__mmask16>((1u << rows) - 1);
-    }
 
     __m512 scales_of(const std::uint8_t* block) const { return _mm512_load_ps(block + job_.weights.block_bytes - 64); }
 

@@ -100,7 +100,7 @@ double mac_fp32(std::int64_t rounds) {
 
 const Kernels& avx2_kernels() {
     static const Kernels kernels = {"avx2", &avx2_floats, &avx2_attention, quantize, linear_blockwise<Avx2Ops>, read,
-                                    mac_int8, nullptr, mac_fp32, &avx2_fp32, &avx2_bf16, kNever};
+                                    mac_int8, nullptr, mac_fp32, &avx2_fp32, &avx2_bf16, 0, kNever};
     return kernels;
 }
 

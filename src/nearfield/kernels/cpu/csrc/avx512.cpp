@@ -7,7 +7,8 @@ namespace nearfield {
 namespace {
 
 void linear(const LinearJob& job, const Part& part, std::uint8_t* scratch) {
-    return scaled_by_row(job.weights) ? avx512_linear_rows(job, part, scratch) : avx512_linear_groups(job, part, scratch);
+    scaled_by_row(job.weights) ? avx512_linear_rows(job, part, scratch) : avx512_linear_groups(job, part, scratch);
+    if (job.past) _mm_sfence();
 }
 
 std::uint64_t read(const std::uint8_t* data, std::size_t bytes) {
@@ -47,7 +48,7 @@ double mac_fp32(std::int64_t rounds) {
 
 const Kernels& avx512_kernels() {
     static const Kernels kernels = {"avx512", &avx512_floats, &avx512_attention, avx512_quantize, linear, read,
-                                    mac_int8, nullptr, mac_fp32, &avx512_fp32, &avx512_bf16, kNever};
+                                    mac_int8, nullptr, mac_fp32, &avx512_fp32, &avx512_bf16, kPairs, kNever};
     return kernels;
 }
 

@@ -16,11 +16,20 @@ namespace {
 // How far ahead weights are asked for where tokens are few, in bytes: to the L2 cache.
 constexpr std::size_t kAhead = 16 << 10;
 
+// Tokens up to which blocks come in pairs: there are registers for their sums.
+constexpr std::int64_t kPairs = 12;
+
 // From byte `at` of a block to what is to be asked for then. A processor fetches two streams faster than one, so blocks
 // are taken by twos: what comes after the end of one lies beyond the other.
 inline std::size_t to_ask(const Weights& w, std::size_t at, int together) {
     return kAhead + (at + kAhead >= w.block_bytes ? static_cast<std::size_t>(together - 1) * w.block_bytes : 0);
 }
+
+// Blocks from one pair to the next. Gated, a pair is a block of gates and the block of what they gate.
+inline int across(const LinearJob& job) { return job.gated ? 1 : 2; }
+
+// Blocks from the first of a pair to the second.
+inline std::int64_t to_second(const LinearJob& job) { return job.gated ? blocks_of(job.weights) / 2 : 1; }
 
 // The compiler's intrinsic lets GCC 12 copy accumulators about once it has 24 of them; this does not.
 inline void dot(__m512i& sum, __m512i weights, __m512i acts) {
@@ -40,16 +49,27 @@ inline __m512i repeat(const std::int8_t* acts) {
 
 inline __m512i load(const std::uint8_t* data) { return _mm512_load_si512(data); }
 
-// y[row ...] = sums + bias + residual, as far as there are rows.
-inline void store(const LinearJob& job, std::int64_t row, std::int64_t token, __m512 sums) {
+// A block's rows, as far as there are any.
+inline __mmask16 rows_from(const LinearJob& job, std::int64_t row) {
     const std::int64_t rows = job.weights.n - row;
-    const __mmask16 mask = rows >= kRows ? 0xffff : static_cast<__mmask16>((1u << rows) - 1);
+    return rows >= kRows ? 0xffff : static_cast<__mmask16>((1u << rows) - 1);
+}
+
+// `kept` rows of y.
+inline void put(const LinearJob& job, float* y, __mmask16 kept, __m512 values) {
+    if (job.past) return _mm512_stream_ps(y, values);
+    _mm512_mask_storeu_ps(y, kept, values);
+}
+
+// y[row ...] = sums + bias + residual.
+inline void store(const LinearJob& job, std::int64_t row, std::int64_t token, __m512 sums) {
+    const __mmask16 mask = rows_from(job, row);
     if (job.bias) sums = _mm512_add_ps(sums, _mm512_maskz_loadu_ps(mask, job.bias + row));
     if (job.residual) {
         const float* residual = job.residual + token * job.residual_stride + row;
         sums = _mm512_add_ps(sums, _mm512_maskz_loadu_ps(mask, residual));
     }
-    _mm512_mask_storeu_ps(job.y + token * job.y_stride + row, mask, sums);
+    put(job, job.y + token * job.y_stride + row, mask, sums);
 }
 
 // A stream of weights to ask for while computing, `step` bytes at a time.

@@ -46,7 +46,7 @@ inline void dots_of(const std::uint8_t* codes, std::size_t down, std::size_t ahe
     }
 }
 
-// R blocks of rows by T tokens.
+// R blocks of rows, a pair if two, by T tokens.
 template <int Bits, int R, int T, Scale S, bool Z>
 void few_tokens(const LinearJob& job, std::int64_t block, std::int64_t token, std::int64_t tokens) {
     constexpr int width = T == 1 ? 1 : kPanel;
@@ -55,6 +55,8 @@ void few_tokens(const LinearJob& job, std::int64_t block, std::int64_t token, st
     const std::int64_t groups = groups_of(w), right = acts.k * width;
     const std::uint8_t* data = w.data + static_cast<std::size_t>(block) * w.block_bytes;
     const std::uint8_t* codes = data;
+    const std::size_t down = static_cast<std::size_t>(to_second(job)) * w.block_bytes;
+    const int together = R == 1 ? 1 : across(job);
     const std::int8_t* panel = panel_codes(acts, token);
     // With 16 the integer sums need the registers; the compiler leaves what is stored in `memory` there.
     constexpr bool spilled = R * T > 12;
@@ -72,17 +74,17 @@ void few_tokens(const LinearJob& job, std::int64_t block, std::int64_t token, st
         __m512i dots[R][T];
 #pragma GCC unroll 2
         for (int r = 0; r < R; ++r) {
-            const __m512i zeros = Z ? zeros_at(codes + r * w.block_bytes + tail + 64) : _mm512_setzero_si512();
+            const __m512i zeros = Z ? zeros_at(codes + r * down + tail + 64) : _mm512_setzero_si512();
 #pragma GCC unroll 16
             for (int t = 0; t < T; ++t) {
                 dots[r][t] = start<Z>(zeros, acts.offsets[at + (t / width) * groups * width + t % width]);
             }
         }
-        const std::size_t ahead = to_ask(w, static_cast<std::size_t>(codes - data), R);
-        dots_of<Bits, R, T>(codes, w.block_bytes, ahead, w.group, panel, right, dots);
+        const std::size_t ahead = to_ask(w, static_cast<std::size_t>(codes - data), together);
+        dots_of<Bits, R, T>(codes, down, ahead, w.group, panel, right, dots);
 #pragma GCC unroll 2
         for (int r = 0; r < R; ++r) {
-            const __m512 scales = scales_at<S>(codes + r * w.block_bytes + tail);
+            const __m512 scales = scales_at<S>(codes + r * down + tail);
 #pragma GCC unroll 16
             for (int t = 0; t < T; ++t) {
                 const float scale = acts.scales[at + (t / width) * groups * width + t % width];
@@ -96,14 +98,13 @@ void few_tokens(const LinearJob& job, std::int64_t block, std::int64_t token, st
         codes += code_bytes(w) + (second ? pair_bytes(w) - 2 * code_bytes(w) : 0);
         panel += w.group * width;
     }
-#pragma GCC unroll 2
-    for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-        for (int t = 0; t < T; ++t) {
-            if (t >= tokens) continue;
-            const __m512 sum = spilled ? _mm512_load_ps(memory[r][spilled ? t : 0]) : sums[r][t];
-            store(job, (block + r) * kRows, token + t, sum);
-        }
+    for (int t = 0; t < T; ++t) {
+        if (t >= tokens) continue;
+        __m512 ends[R];
+#pragma GCC unroll 2
+        for (int r = 0; r < R; ++r) ends[r] = spilled ? _mm512_load_ps(memory[r][spilled ? t : 0]) : sums[r][t];
+        store_all(job, block, token + t, ends);
     }
 }
 
@@ -122,8 +123,9 @@ void few_blocks(const LinearJob& job, std::int64_t block, const Part& part) {
 template <int Bits, Scale S, bool Z>
 void few(const LinearJob& job, const Part& part) {
     std::int64_t block = part.block_first;
-    const bool pairs = part.token_last - part.token_first <= 12;  // more sums than registers hold are slower
-    for (; pairs && block + 2 <= part.block_last; block += 2) few_blocks<Bits, 2, S, Z>(job, block, part);
+    const bool pairs = part.token_last - part.token_first <= kPairs;
+    const int step = across(job);
+    for (; pairs && block + step <= part.block_last; block += step) few_blocks<Bits, 2, S, Z>(job, block, part);
     for (; block < part.block_last; ++block) few_blocks<Bits, 1, S, Z>(job, block, part);
 }
 
@@ -135,13 +137,13 @@ struct Chunk {
 };
 
 // The float sums of some blocks by a panel of tokens.
-struct alignas(64) Sums {
+struct alignas(64) PanelSums {
     float of[kBlocks][kPanel][kRows];
 };
 
 struct Workspace {
     Chunk chunk;
-    Sums sums[kSlab / kPanel];
+    PanelSums sums[kSlab / kPanel];
 };
 static_assert(sizeof(Workspace) <= kScratch, "a thread's scratch memory holds the workspace");
 
@@ -165,7 +167,7 @@ void open_block(const Weights& w, const std::uint8_t* block, std::int64_t first,
 // activations and sums are asked for meanwhile.
 template <int R, int P, bool Z>
 inline void chunk_tile(const Acts& acts, const Chunk& chunk, const std::int8_t* panel, std::int64_t at,
-                       std::int64_t groups, Sums* sums, Ahead& ahead) {
+                       std::int64_t groups, PanelSums* sums, Ahead& ahead) {
     constexpr int T = P * kPanel;
     const std::int64_t right = acts.k * kPanel, across = acts.k / acts.group * kPanel;
     const std::uint8_t* codes = chunk.codes[0];
@@ -223,7 +225,7 @@ void many_tokens(const LinearJob& job, std::int64_t block, const Part& part, Wor
     const std::int64_t groups = groups_of(w), step = kChunk / w.group;
     Ahead ahead = next_blocks(w, block, R, part);
     const std::int64_t panels = (part.token_last - part.token_first + kPanel - 1) / kPanel;
-    __builtin_memset(space.sums, 0, sizeof(Sums) * static_cast<std::size_t>(panels));
+    __builtin_memset(space.sums, 0, sizeof(PanelSums) * static_cast<std::size_t>(panels));
     for (std::int64_t first = 0; first < groups; first += step) {
         const std::int64_t last = first + step < groups ? first + step : groups;
         for (int r = 0; r < R; ++r) {

@@ -4,8 +4,8 @@
 namespace nearfield {
 namespace {
 
-// Up to 16 tokens: memory decides. R blocks go by once, asked for well ahead; all sums by T tokens are in registers, in C
-// chains each, so that none waits for its last product.
+// Up to 16 tokens: memory decides. R blocks (a pair, if two) go by once, asked for well ahead; all sums by T tokens are in
+// registers, in C chains each, so that none waits for its last product.
 template <int R, int C, int T>
 void tile(const LinearJob& job, std::int64_t b, std::int64_t token) {
     constexpr int width = T == 1 ? 1 : kPanel;
@@ -14,6 +14,8 @@ void tile(const LinearJob& job, std::int64_t b, std::int64_t token) {
     const std::uint8_t* data = w.data + static_cast<std::size_t>(b) * w.block_bytes;
     const std::int8_t* panel = panel_codes(acts, token);
     const std::int64_t right = acts.k * width, bytes = w.k * kRows;
+    const std::size_t down = static_cast<std::size_t>(to_second(job)) * w.block_bytes;
+    const int together = R == 1 ? 1 : across(job);
     __m512i sums[C][R][T];
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c) {
@@ -25,14 +27,14 @@ void tile(const LinearJob& job, std::int64_t b, std::int64_t token) {
     }
     for (std::int64_t at = 0; at < bytes; at += 64 * C, panel += 4 * width * C) {
         const std::uint8_t* codes = data + at;
-        const std::uint8_t* ahead = codes + to_ask(w, static_cast<std::size_t>(at), R);
+        const std::uint8_t* ahead = codes + to_ask(w, static_cast<std::size_t>(at), together);
 #pragma GCC unroll 4
         for (int c = 0; c < C; ++c) {
             __m512i rows[R];
 #pragma GCC unroll 2
             for (int r = 0; r < R; ++r) {
-                __builtin_prefetch(ahead + r * w.block_bytes + 64 * c, 0, 2);
-                rows[r] = load(codes + r * w.block_bytes + 64 * c);
+                __builtin_prefetch(ahead + r * down + 64 * c, 0, 2);
+                rows[r] = load(codes + r * down + 64 * c);
             }
 #pragma GCC unroll 16
             for (int t = 0; t < T; ++t) {
@@ -42,24 +44,27 @@ void tile(const LinearJob& job, std::int64_t b, std::int64_t token) {
             }
         }
     }
-#pragma GCC unroll 2
-    for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-        for (int t = 0; t < T; ++t) {
-            if (token + t >= acts.m) continue;
+    for (int t = 0; t < T; ++t) {
+        if (token + t >= acts.m) continue;
+        __m512 ends[R];
+#pragma GCC unroll 2
+        for (int r = 0; r < R; ++r) {
             __m512i sum = sums[0][r][t];
 #pragma GCC unroll 4
             for (int c = 1; c < C; ++c) sum = _mm512_add_epi32(sum, sums[c][r][t]);
-            finish(job, data + r * w.block_bytes, (b + r) * kRows, token + t, sum, acts.scales[token + t]);
+            ends[r] = scaled(job, data + r * down, sum, acts.scales[token + t]);
         }
+        store_all(job, b, token + t, ends);
     }
 }
 
 template <int C, int T>
 void few(const LinearJob& job, const Part& part) {
-    constexpr int pair = T > 12 ? 1 : 2;  // as many sums as registers hold
+    constexpr int pair = T > kPairs ? 1 : 2;
+    const int step = pair == 1 ? 1 : across(job);
     std::int64_t b = part.block_first;
-    for (; b + pair <= part.block_last; b += pair) tile<pair, C, T>(job, b, part.token_first);
+    for (; b + step <= part.block_last; b += step) tile<pair, C, T>(job, b, part.token_first);
     for (; b < part.block_last; ++b) tile<1, C, T>(job, b, part.token_first);
 }
 
@@ -71,7 +76,7 @@ struct Span {
     std::int64_t first, last;  // columns
 };
 
-// `finish` for R blocks by T tokens. What is not there to be added is -0, since x + -0 is x.
+// The end of R blocks by T tokens. What is not there to be added is -0, since x + -0 is x.
 template <int R, int T>
 inline void finish_tile(const LinearJob& job, std::int64_t block, std::int64_t token, __m512i (&sums)[R][T]) {
     alignas(64) static constexpr float nothing[kRows] = {-0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f,
@@ -84,8 +89,8 @@ inline void finish_tile(const LinearJob& job, std::int64_t block, std::int64_t t
             if (token + t >= job.acts.m) continue;
 #pragma GCC unroll 4
             for (int r = 0; r < R; ++r) {
-                const float scale = job.acts.scales[token + t];
-                finish(job, data + r * w.block_bytes, (block + r) * kRows, token + t, sums[r][t], scale);
+                const __m512 end = scaled(job, data + r * w.block_bytes, sums[r][t], job.acts.scales[token + t]);
+                store(job, (block + r) * kRows, token + t, end);
             }
         }
         return;

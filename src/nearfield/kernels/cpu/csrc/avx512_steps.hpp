@@ -1,17 +1,34 @@
 // The steps of a linear operation that the AVX-512 and AMX kernels share: opening codes and scales, and ending sums.
 #pragma once
 
+#include "vec_avx512.hpp"
+
 #include "avx512.hpp"
+#include "math_body.hpp"
 
 namespace nearfield {
 namespace {
 
-// One scale a row: from the integer sum of a block by a token to y.
-inline void finish(const LinearJob& job, const std::uint8_t* block, std::int64_t row, std::int64_t token, __m512i sum,
-                   float scale) {
+// One scale a row: from the integer sum of a block by a token to floats.
+inline __m512 scaled(const LinearJob& job, const std::uint8_t* block, __m512i sum, float scale) {
     const __m512 scales = _mm512_load_ps(block + job.weights.block_bytes - 64);
     const __m512 factor = _mm512_mul_ps(scales, _mm512_set1_ps(scale));
-    store(job, row, token, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, _mm512_setzero_ps()));
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, _mm512_setzero_ps());
+}
+
+// y of a pair that is gated: `row` is the first of the gates.
+inline void store_gated(const LinearJob& job, std::int64_t row, std::int64_t token, __m512 gates, __m512 values) {
+    if (job.bias) gates = _mm512_add_ps(gates, _mm512_loadu_ps(job.bias + row));
+    if (job.bias) values = _mm512_add_ps(values, _mm512_loadu_ps(job.bias + row + to_second(job) * kRows));
+    store(job.y + token * job.y_stride + row, silu(Vec{gates}) * Vec{values});
+}
+
+// The same of R blocks, two being a pair, gated or not.
+template <int R>
+inline void store_all(const LinearJob& job, std::int64_t block, std::int64_t token, const __m512 (&ends)[R]) {
+    if (R == 2 && job.gated) return store_gated(job, block * kRows, token, ends[0], ends[R - 1]);
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r) store(job, (block + r) * kRows, token, ends[r]);
 }
 
 template <Scale S>

@@ -67,7 +67,8 @@ struct QuantizeJob {
 };
 
 // y [m, n] = (acts x weights^T + bias) + residual. Or, `gated`, y [m, n / 2] = silu(first half) * second half of
-// acts x weights^T + bias: n is then a multiple of two blocks, and parts are of the first half's.
+// acts x weights^T + bias: n is then a multiple of two blocks, and parts are of the first half's. `past`: y begins on a
+// line and has whole ones, and more of them than caches keep; what it overwrites need not be fetched.
 struct LinearJob {
     Weights weights;
     Acts acts;
@@ -76,7 +77,7 @@ struct LinearJob {
     std::int64_t residual_stride;
     float* y;
     std::int64_t y_stride;
-    bool gated;
+    bool gated, past;
 };
 
 struct Part {
@@ -117,6 +118,7 @@ struct Kernels {
     double (*mac_fp32)(std::int64_t rounds);
     const DenseKernels* fp32;
     const DenseKernels* bf16;
+    std::int64_t gated_to;    // tokens up to which `linear` of weights that are not dense can end in the gate
     std::int64_t tiled_from;  // tokens from which `linear` takes activations in plain rows, where groups allow it
 };
 

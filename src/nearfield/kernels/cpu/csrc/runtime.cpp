@@ -21,6 +21,7 @@ constexpr std::int64_t kTasksPerThread = 8;     // so that a thread that was int
 constexpr std::int64_t kSmallTask = 64 << 10;   // bytes of weights below which sharing costs more
 constexpr std::int64_t kSlabBytes = 640 << 10;  // of activations of one task
 constexpr std::int64_t kTiledBytes = 1280 << 10;  // the same where tiles make weights the slower part
+constexpr std::int64_t kPastBytes = 2 << 20;    // of logits, which would take a core's L2 cache
 #ifdef NEARFIELD_AMX
 constexpr std::int64_t kTiledFrom = 9;           // tokens, of which a tile takes 16
 constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
@@ -117,6 +118,13 @@ std::int64_t blocks_of_task(const Weights& w, std::int64_t blocks, std::int64_t 
     return ceil_div(std::max(fair, least), together) * together;
 }
 
+bool in_whole_lines(const LinearCall& call) {
+    constexpr std::int64_t line = 64, floats = line / sizeof(float);
+    return reinterpret_cast<std::uintptr_t>(call.y) % line == 0 && call.y_stride % floats == 0 && call.weights->n % floats == 0;
+}
+
+std::int64_t bytes_of_y(const LinearCall& call) { return call.m * call.weights->n * static_cast<std::int64_t>(sizeof(float)); }
+
 }  // namespace
 
 std::int64_t tokens_of_slab(std::int64_t most, std::int64_t bytes, std::int64_t of_token) {
@@ -191,7 +199,7 @@ bool Runtime::tiled(const Weights& w, std::int64_t m) const {
 }
 
 bool Runtime::ends_in_gate(const Weights& w, std::int64_t m) const {
-    return !is_dense(w) && tiled(w, m) && w.n % (2 * kRows) == 0;
+    return !is_dense(w) && (tiled(w, m) || m <= kernels_->gated_to) && w.n % (2 * kRows) == 0;
 }
 
 // Memory for the quantised activations, the last panel's missing tokens being zeros.
@@ -223,7 +231,8 @@ void Runtime::linear(const LinearCall& call) {
     if (is_dense(w)) return dense_linear(*this, call);
     const Acts acts = room_for(w, m);
     quantize_tokens({call.x, call.x_stride, acts, meaning_of_zero(w)}, call.before);
-    const LinearJob job{w, acts, call.bias, call.residual, call.residual_stride, call.y, call.y_stride, call.gated};
+    const bool past = m <= kFewTokens && !call.gated && in_whole_lines(call) && bytes_of_y(call) >= kPastBytes;
+    const LinearJob job{w, acts, call.bias, call.residual, call.residual_stride, call.y, call.y_stride, call.gated, past};
     const std::int64_t slab = tiled(w, m) ? tokens_of_slab(kTiledSlab, kTiledBytes, w.k) : tokens_of_slab(kSlab, kSlabBytes, w.k);
     const Cut cut = cut_up(w, call.gated ? blocks_of(w) / 2 : blocks_of(w), m, slab, threads());
     pool_.share(cut.tasks, [&](std::int64_t task, int thread) {

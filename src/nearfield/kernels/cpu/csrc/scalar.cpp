@@ -60,7 +60,7 @@ double mac(std::int64_t rounds) {
 
 const Kernels& scalar_kernels() {
     static const Kernels kernels = {"scalar", &scalar_floats, &scalar_attention, quantize, linear_blockwise<ScalarOps>, read,
-                                    mac<std::int32_t>, nullptr, mac<float>, &scalar_fp32, &scalar_bf16, kNever};
+                                    mac<std::int32_t>, nullptr, mac<float>, &scalar_fp32, &scalar_bf16, 0, kNever};
     return kernels;
 }
 
