@@ -14,7 +14,7 @@ set(NEARFIELD_AVX512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx51
 add_library(nearfield_kernels STATIC)
 target_sources(nearfield_kernels PRIVATE
   "${NEARFIELD_CSRC}/attention_run.cpp" "${NEARFIELD_CSRC}/dense.cpp" "${NEARFIELD_CSRC}/embed.cpp"
-  "${NEARFIELD_CSRC}/layer.cpp"
+  "${NEARFIELD_CSRC}/decoder.cpp"
   "${NEARFIELD_CSRC}/limits.cpp" "${NEARFIELD_CSRC}/memory.cpp" "${NEARFIELD_CSRC}/pack.cpp"
   "${NEARFIELD_CSRC}/pool.cpp" "${NEARFIELD_CSRC}/round.cpp" "${NEARFIELD_CSRC}/runtime.cpp"
   "${NEARFIELD_CSRC}/sample.cpp" "${NEARFIELD_CSRC}/scalar.cpp" "${NEARFIELD_CSRC}/scalar_attention.cpp"

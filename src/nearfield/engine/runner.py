@@ -42,7 +42,8 @@ class Runner:
             if row.score:
                 scores[row.request_id] = self._score(hidden[offset:], targets[row.request_id])
             offset += len(row.token_ids)
-        chosen = hidden[last_tokens(plan)]
+        last = last_tokens(plan)
+        chosen = hidden if len(last) == len(hidden) else hidden[last]   # each token samples: a step of decoding
         return StepResult(chosen, self._model.logits(chosen), scores)
 
     def _score(self, hidden: Tensor, targets: Sequence[TokenId]) -> list[float]:

@@ -49,7 +49,7 @@ class Sampler:
         if any(_adjusts(row) for row in rows):
             adjusted = torch.stack([adjust(logits[i], row) for i, row in enumerate(rows)])
         chosen = self._ops.sample(adjusted, [_draw_row(row) for row in rows])
-        return [None if token < 0 else (token, _logprob(logits[i], token, row.request.params.logprobs))
+        return [None if token < 0 else (token, _logprob(logits, i, token, row.request.params.logprobs))
                 for i, (token, row) in enumerate(zip(chosen, rows, strict=True))]
 
 
@@ -87,10 +87,10 @@ def adjust(logits: Tensor, row: SampleInput) -> Tensor:
     return out
 
 
-def _logprob(logits: Tensor, token: TokenId, top: int | None) -> TokenLogprob | None:
+def _logprob(logits: Tensor, row: int, token: TokenId, top: int | None) -> TokenLogprob | None:
     if top is None:
         return None
-    logprobs = logits.log_softmax(-1)
+    logprobs = logits[row].log_softmax(-1)
     return TokenLogprob(token, float(logprobs[token]), _best(logprobs, top))
 
 

@@ -153,11 +153,23 @@ class LayerWeights:
     down_bias: Tensor | None
 
 
-class BoundLayers(Protocol):
-    """All decoder layers of a model as one operation."""
+@dataclass(frozen=True)
+class DecoderWeights:
+    """A model but its head: the table of embeddings, the layers, the norm after them, and `angles`, cos and sin
+    [positions, head_dim / 2] float32."""
 
-    def __call__(self, x: Tensor, rotation: tuple[Tensor, Tensor], caches: Sequence[KVLayer], plan: AttnPlan) -> Tensor:
-        """x [T, D] to [T, D], the step's K and V written to the caches, one a layer."""
+    table: PackedWeight
+    layers: Sequence[LayerWeights]
+    norm: Norm
+    angles: tuple[Tensor, Tensor]
+
+
+class BoundDecoder(Protocol):
+    """DecoderWeights as one operation."""
+
+    def __call__(self, tokens: Tensor, positions: Tensor, caches: Sequence[KVLayer], plan: AttnPlan) -> Tensor:
+        """tokens and positions [T] int64 to hidden states [T, D], the step's K and V written to the caches, one a
+        layer. Raises IndexError for a token or a position that the model does not have."""
         ...
 
 
@@ -198,7 +210,7 @@ class OpTable:
     `profile` names the arithmetic: two tables of one profile give the same bits (None: no promise is made).
     `activations` is what hidden states, norms and biases are held in. `layout` names how `prepare` lays weights
     out: a table of the same layout can read them from a file, into what `blank` makes of a Prepared's layout.
-    `bind_layers` makes one operation of all layers, with the bits of their parts, where the backend offers it.
+    `bind` makes one operation of a model but its head, with the bits of its parts, where the backend offers it.
     """
 
     backend: str
@@ -215,4 +227,4 @@ class OpTable:
     rms_norm: Callable[[Tensor, Norm], Tensor]
     attention: Callable[[Tensor, Heads, tuple[Tensor, Tensor], KVLayer | None, AttnPlan], Tensor]
     sample: Callable[[Tensor, Sequence[SampleRow]], list[int]]
-    bind_layers: Callable[[Sequence[LayerWeights]], BoundLayers] | None = None
+    bind: Callable[[DecoderWeights], BoundDecoder] | None = None

@@ -35,7 +35,7 @@ def build(dtype: DType, formats: tuple[str, ...] = ("dense",), *, isa: str | Non
     backend = CpuBackend(kernels)
     return OpTable(backend=f"cpu ({kernels.isa}, {kernels.threads} threads)", threads=kernels.threads,
                    profile=kernels.profile(formats, TORCH_DTYPES[dtype]), activations=torch.float32,
-                   layout=kernels.layout, bind_layers=backend.bind_layers,
+                   layout=kernels.layout, bind=backend.bind,
                    **{name: getattr(backend, name) for name in _OPERATIONS})
 
 

@@ -43,13 +43,14 @@ def _ramp(freq: Tensor, spec: RopeSpec) -> Tensor:
 
 
 class Rotary:
-    """cos and sin of positions 0 .. positions-1, fp32 [positions, head_dim / 2] each, made on the CPU and kept on
-    `device`."""
+    """`angles`: cos and sin of positions 0 .. positions-1, fp32 [positions, head_dim / 2] each, made on the CPU and
+    kept on `device`."""
 
     def __init__(self, spec: RopeSpec, head_dim: int, positions: int, device: torch.device | None = None) -> None:
         angles = torch.outer(torch.arange(positions, dtype=torch.float64), frequencies(spec, head_dim))
-        self._cos, self._sin = angles.cos().float().to(device), angles.sin().float().to(device)
+        self.angles = angles.cos().float().to(device), angles.sin().float().to(device)
 
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin [T, head_dim / 2] of positions [T] int64, on the same device."""
-        return self._cos[positions], self._sin[positions]
+        cos, sin = self.angles
+        return cos[positions], sin[positions]

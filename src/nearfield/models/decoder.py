@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nearfield.kernels.ops import BoundLayers, Heads, LayerWeights, Norm, OpTable, PackedWeight
+from nearfield.kernels.ops import BoundDecoder, DecoderWeights, Heads, LayerWeights, Norm, OpTable, PackedWeight
 from nearfield.layers.attention import Attention, StepInputs
 from nearfield.layers.embedding import Embedding
 from nearfield.layers.linear import Linear
@@ -51,27 +51,26 @@ class DecoderLayer:
 class Decoder:
     """A whole model. `hidden` and `logits` are apart, so that only the rows that need logits get them.
 
-    `bound`: the layers as one operation, where the backend has it.
+    `bound`: all but the head as one operation, where the backend has it.
     """
 
     spec: ModelSpec
     ops: OpTable
     embed: Embedding
     layers: Sequence[DecoderLayer]
-    bound: BoundLayers | None
+    bound: BoundDecoder | None
     norm: Norm
     head: Linear
     rotary: Rotary
 
     def hidden(self, step: StepInputs) -> Tensor:
         """The final-norm hidden state of every token of the step: [T, D]."""
+        if self.bound is not None and step.kv is not None:
+            return self.bound(step.tokens, step.positions, step.kv.layers, step.attn)
         rotation = self.rotary.at(step.positions)
         x = self.embed(step.tokens)
-        if self.bound is not None and step.kv is not None:
-            x = self.bound(x, rotation, step.kv.layers, step.attn)
-        else:
-            for layer in self.layers:
-                x = layer(x, step, rotation)
+        for layer in self.layers:
+            x = layer(x, step, rotation)
         return self.ops.rms_norm(x, self.norm)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -97,9 +96,11 @@ def build_decoder(spec: ModelSpec, weights: ModelWeights, ops: OpTable, position
     head = table if spec.tie_embeddings else weights.matrix({"lm_head.weight": spec.vocab_size}, spec.hidden_size,
                                                             table=True)
     norm = builder.norm("model.norm", spec.hidden_size)
-    bound = ops.bind_layers([layer_weights(layer) for layer in layers]) if ops.bind_layers is not None else None
-    return Decoder(spec, ops, Embedding(ops, table), layers, bound, norm, Linear(ops, head),
-                   Rotary(spec.rope, spec.head_dim, positions, norm.weight.device))
+    rotary = Rotary(spec.rope, spec.head_dim, positions, norm.weight.device)
+    bound = None
+    if ops.bind is not None:
+        bound = ops.bind(DecoderWeights(table, [layer_weights(layer) for layer in layers], norm, rotary.angles))
+    return Decoder(spec, ops, Embedding(ops, table), layers, bound, norm, Linear(ops, head), rotary)
 
 
 def build_layer(spec: ModelSpec, weights: ModelWeights, ops: OpTable, index: int) -> DecoderLayer:
@@ -108,7 +109,7 @@ def build_layer(spec: ModelSpec, weights: ModelWeights, ops: OpTable, index: int
 
 
 def layer_weights(layer: DecoderLayer) -> LayerWeights:
-    """A layer as OpTable.bind_layers takes it."""
+    """A layer as OpTable.bind takes it."""
     attn, mlp = layer.attn, layer.mlp
     return LayerWeights(attn.heads, attn.norm, attn.qkv.weight, attn.qkv.bias, attn.out.weight, attn.out.bias,
                         mlp.norm, mlp.gate_up.weight, mlp.gate_up.bias, mlp.down.weight, mlp.down.bias)

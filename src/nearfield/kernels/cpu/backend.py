@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
+from nearfield.kernels.cpu.decoder import CpuDecoder
 from nearfield.kernels.cpu.kernels import CpuKernels
-from nearfield.kernels.cpu.layer import CpuLayers
 from nearfield.kernels.ops import (
     AttnPlan,
-    BoundLayers,
+    BoundDecoder,
+    DecoderWeights,
     Heads,
     KVLayer,
     KVShape,
-    LayerWeights,
     Norm,
     PackedWeight,
     Prepared,
@@ -72,9 +72,9 @@ class CpuBackend:
         """As `reference.linear`, with activations rounded as the numeric profile says (see __init__)."""
         return self._kernels.linear(x, _packed(weight), bias, norm=norm, gated=gated, residual=residual)
 
-    def bind_layers(self, weights: Sequence[LayerWeights]) -> BoundLayers:
-        """All layers in one call: a step of one token would spend a seventh of its time in Python otherwise."""
-        return CpuLayers(self._kernels, weights)
+    def bind(self, weights: DecoderWeights) -> BoundDecoder:
+        """A model in one call: a step of one token would spend a seventh of its time in Python otherwise."""
+        return CpuDecoder(self._kernels, weights)
 
     def rms_norm(self, x: Tensor, norm: Norm) -> Tensor:
         """As `reference.rms_norm`."""

@@ -8,7 +8,7 @@
 
 #include "dense.hpp"
 #include "embed.hpp"
-#include "layer.hpp"
+#include "decoder.hpp"
 #include "limits.hpp"
 #include "pack.hpp"
 #include "philox.hpp"
@@ -131,29 +131,25 @@ Layer layer_of(const PackedWeights& qkv, Address qkv_bias, const PackedWeights& 
     return layer;
 }
 
-// Vectors that Python holds as they are.
-struct Layers {
-    std::vector<Layer> all;
-};
-
+// A vector that Python holds as it is.
 struct Caches {
     std::vector<Cache> all;
 };
 
-void layers_at(Runtime& runtime, const Layers& layers, const Caches& caches, Address x, std::int64_t tokens,
-               Address cos, Address sin, bool bf16, std::int64_t cache_pages, std::int64_t page,
-               Address spans, std::int64_t rows, Address pages, std::int64_t page_count, Address y) {
+void decode_at(Runtime& runtime, const Decoder& decoder, const Caches& caches, Address tokens, Address positions,
+               std::int64_t count, bool bf16, std::int64_t cache_pages, std::int64_t page, Address spans, std::int64_t rows,
+               Address pages, std::int64_t page_count, Address y) {
     const nb::gil_scoped_release released;
+    const Layer& first = decoder.layers.front();
     AttentionCall call{};
-    call.tokens = tokens;
-    call.cos = at<const float>(cos);
-    call.sin = at<const float>(sin);
-    call.kv = {nullptr, nullptr, bf16, cache_pages, layers.all.front().kv_heads, layers.all.front().size, page};
+    call.tokens = count;
+    call.kv = {nullptr, nullptr, bf16, cache_pages, first.kv_heads, first.size, page};
     call.spans = at<const std::int64_t>(spans);
     call.rows = rows;
     call.pages = at<const std::int64_t>(pages);
     call.page_count = page_count;
-    run_layers(runtime, layers.all, caches.all, at<const float>(x), call, at<float>(y));
+    run_decoder(runtime, decoder, caches.all, at<const std::int64_t>(tokens), at<const std::int64_t>(positions), call,
+                at<float>(y));
 }
 
 std::uint64_t read_at(Runtime& runtime, const Piece& memory) {
@@ -189,11 +185,16 @@ NB_MODULE(_native, m) {
         .def("tensor", &tensor_of);
 
     nb::class_<Layer>(m, "Layer");
-    nb::class_<Layers>(m, "Layers").def("__init__", [](Layers* made, const nb::list& layers) {
-        new (made) Layers();
-        for (nb::handle layer : layers) made->all.push_back(nb::cast<const Layer&>(layer));
-        if (made->all.empty()) throw std::invalid_argument("a model has at least one layer");
-    });
+    nb::class_<Decoder>(m, "Decoder")
+        .def("__init__",
+             [](Decoder* made, const PackedWeights& table, const nb::list& layers, Address norm, float eps, Address cos,
+                Address sin, std::int64_t positions) {
+                 new (made) Decoder{table, {}, {at<const float>(norm), eps}, at<const float>(cos), at<const float>(sin),
+                                    positions};
+                 for (nb::handle layer : layers) made->layers.push_back(nb::cast<const Layer&>(layer));
+                 if (made->layers.empty()) throw std::invalid_argument("a model has at least one layer");
+             },
+             "table"_a, "layers"_a, "norm"_a, "eps"_a, "cos"_a, "sin"_a, "positions"_a);
     nb::class_<Caches>(m, "Caches").def("__init__", [](Caches* made, const nb::list& addresses) {
         new (made) Caches();
         for (nb::handle pair : addresses) {
@@ -226,8 +227,8 @@ NB_MODULE(_native, m) {
         .def("attention", &attention_at, "qkv"_a, "tokens"_a, "stride"_a, "heads"_a, "q_norm"_a, "q_eps"_a, "k_norm"_a,
              "k_eps"_a, "cos"_a, "sin"_a, "k"_a, "v"_a, "bf16"_a, "cache_pages"_a, "kv_heads"_a, "size"_a, "page"_a,
              "window"_a, "spans"_a, "rows"_a, "pages"_a, "page_count"_a, "out"_a)
-        .def("layers", &layers_at, "layers"_a, "caches"_a, "x"_a, "tokens"_a, "cos"_a, "sin"_a, "bf16"_a, "cache_pages"_a,
-             "page"_a, "spans"_a, "rows"_a, "pages"_a, "page_count"_a, "y"_a)
+        .def("decode", &decode_at, "decoder"_a, "caches"_a, "tokens"_a, "positions"_a, "count"_a, "bf16"_a,
+             "cache_pages"_a, "page"_a, "spans"_a, "rows"_a, "pages"_a, "page_count"_a, "y"_a)
         .def("read", &read_at, "memory"_a)
         .def("multiply", &multiply, "kind"_a, "rounds"_a);
 }

@@ -45,6 +45,12 @@ void embed(Runtime& runtime, const Weights& table, const std::int64_t* tokens, s
         throw std::invalid_argument("a table of tokens can not have scales for groups of columns; pack it as floats, "
                                     "or as int8 with one scale a row");
     }
+    for (std::int64_t t = 0; t < count; ++t) {
+        if (tokens[t] < 0 || tokens[t] >= table.n) {
+            throw std::out_of_range("token " + std::to_string(tokens[t]) + " is not in a table of " +
+                                    std::to_string(table.n) + " rows");
+        }
+    }
     const std::int64_t each = std::max<std::int64_t>(1, kSmallEmbed / table.k);
     runtime.pool().share((count + each - 1) / each, [&](std::int64_t task, int) {
         for (std::int64_t t = task * each; t < std::min(count, (task + 1) * each); ++t) {

@@ -6,7 +6,7 @@
 namespace nearfield {
 
 // y [count, k] = rows `tokens` of `table`: floats as they are, codes times their row's scale, rounded once.
-// Each token is in [0, n). Throws std::invalid_argument where scales belong to groups of columns.
+// Throws std::out_of_range for a token that is not in [0, n), std::invalid_argument where scales belong to groups of columns.
 void embed(Runtime& runtime, const Weights& table, const std::int64_t* tokens, std::int64_t count, float* y);
 
 }  // namespace nearfield

@@ -1,7 +1,9 @@
-#include "layer.hpp"
+#include "decoder.hpp"
 
 #include <algorithm>
 #include <stdexcept>
+
+#include "embed.hpp"
 
 namespace nearfield {
 namespace {
@@ -17,8 +19,8 @@ std::int64_t floats_between(const Layer& layer) {
     return layer.out.weights.view.n + (first > up ? first : up);
 }
 
-// x to y, which may be the same. `rows` has room for what lies between (floats_between).
-void run_layer(Runtime& runtime, const Layer& layer, const float* x, const AttentionCall& call, float* rows, float* y) {
+// x becomes what the layer makes of it. `rows` has room for what lies between (floats_between).
+void run_layer(Runtime& runtime, const Layer& layer, const AttentionCall& call, float* rows, float* x) {
     const Weights &qkv = layer.qkv.weights.view, &out = layer.out.weights.view;
     const Weights &up = layer.gate_up.weights.view, &down = layer.down.weights.view;
     const std::int64_t m = call.tokens;
@@ -39,7 +41,21 @@ void run_layer(Runtime& runtime, const Layer& layer, const float* x, const Atten
     const std::int64_t inner = gated ? down.k : up.n;
     runtime.linear({&up, middle, m, up.k, {layer.mlp_norm.weight, layer.mlp_norm.eps, false}, layer.gate_up.bias, nullptr,
                     0, projected, inner, gated});
-    runtime.linear({&down, projected, m, inner, {nullptr, 0.0f, !gated}, layer.down.bias, middle, down.n, y, down.n});
+    runtime.linear({&down, projected, m, inner, {nullptr, 0.0f, !gated}, layer.down.bias, middle, down.n, x, down.n});
+}
+
+// The rows of cos and sin of these positions.
+void find_angles(const Decoder& decoder, const std::int64_t* positions, std::int64_t tokens, float* cos, float* sin) {
+    const std::int64_t half = decoder.layers.front().size / 2;
+    for (std::int64_t token = 0; token < tokens; ++token, cos += half, sin += half) {
+        const std::int64_t position = positions[token];
+        if (position < 0 || position >= decoder.positions) {
+            throw std::out_of_range("position " + std::to_string(position) + " is not one of the " +
+                                    std::to_string(decoder.positions) + " that the model has angles of");
+        }
+        std::copy_n(decoder.cos + position * half, half, cos);
+        std::copy_n(decoder.sin + position * half, half, sin);
+    }
 }
 
 }  // namespace
@@ -53,18 +69,26 @@ void check_layer(const Layer& layer) {
     check(up.k == out.n && up.n == 2 * down.k && down.n == qkv.k, "gate_up and down");
 }
 
-void run_layers(Runtime& runtime, const std::vector<Layer>& layers, const std::vector<Cache>& caches, const float* x,
-                const AttentionCall& call, float* y) {
+void run_decoder(Runtime& runtime, const Decoder& decoder, const std::vector<Cache>& caches, const std::int64_t* tokens,
+                 const std::int64_t* positions, const AttentionCall& call, float* y) {
+    const std::vector<Layer>& layers = decoder.layers;
     if (layers.size() != caches.size()) throw std::invalid_argument("each layer needs a cache of its own");
     std::int64_t floats = 0;
     for (const Layer& layer : layers) floats = std::max(floats, floats_between(layer));
-    const Runtime::Rows rows = runtime.rows(static_cast<std::size_t>(call.tokens * floats));
+    const std::int64_t angles = call.tokens * layers.front().size / 2, d = decoder.table.view.k;
+    const Runtime::Rows rows = runtime.rows(static_cast<std::size_t>(call.tokens * floats + 2 * angles));
+    float *cos = rows.data + call.tokens * floats, *sin = cos + angles;
+    find_angles(decoder, positions, call.tokens, cos, sin);
+    embed(runtime, decoder.table.view, tokens, call.tokens, y);
     AttentionCall each = call;
+    each.cos = cos;
+    each.sin = sin;
     for (std::size_t i = 0; i < layers.size(); ++i) {
         each.kv.k = caches[i].k;
         each.kv.v = caches[i].v;
-        run_layer(runtime, layers[i], i ? y : x, each, rows.data, y);
+        run_layer(runtime, layers[i], each, rows.data, y);
     }
+    runtime.rms_norm(y, call.tokens, d, d, decoder.norm.weight, decoder.norm.eps, y);
 }
 
 }  // namespace nearfield
