@@ -78,10 +78,12 @@ struct Factors {
 };
 
 // Adds the products of the first 64 columns by T tiles of tokens to the sums. Codes are signed bytes or unsigned.
-// Activations pass by the L1 cache, which is left to the weights: all tokens need them again.
+// Those of two tiles pass by the L1 cache, which is left to the weights: all tokens need them again. Those of a single one
+// stay there: all weights need them again.
 template <int T, bool Signed>
 inline void multiply(const Factors& of) {
-    _tile_stream_loadd(4, of.acts, of.stride);
+    if (T == 1) _tile_loadd(4, of.acts, of.stride);
+    if (T == 2) _tile_stream_loadd(4, of.acts, of.stride);
     _tile_loadd(6, of.blocks[0], 64);
     if (Signed) _tile_dpbssd(0, 4, 6);
     if (!Signed) _tile_dpbsud(0, 4, 6);
