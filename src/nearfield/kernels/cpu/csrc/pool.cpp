@@ -13,7 +13,7 @@
 namespace nearfield {
 namespace {
 
-constexpr auto kSpin = std::chrono::microseconds(300);  // what Python does between two operations of a step
+constexpr auto kSpin = std::chrono::microseconds(1000);  // what Python does between two steps
 constexpr int kLooksPerClock = 64;
 
 std::atomic<unsigned> forks{0};
